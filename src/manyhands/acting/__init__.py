@@ -1,0 +1,1 @@
+"""The two ways to act: writing code, and calling tools."""

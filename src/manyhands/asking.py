@@ -1,0 +1,64 @@
+"""How a run asks its model: streamed or whole, told to observers, counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from manyhands.errors import AgentError, AgentGenerationError
+from manyhands.events import ModelEnd, ModelStart
+from manyhands.messages import DeltaFold
+from manyhands.models.base import ask, ask_stream
+
+if TYPE_CHECKING:
+    from manyhands.messages import ChatMessage
+    from manyhands.run import Run
+
+
+async def ask_model(
+    run: Run, messages: list[ChatMessage], *, activity: str = "model", **options: Any
+) -> ChatMessage:
+    """Ask the model of ``run``, and count what it cost.
+
+    Args:
+        run: The run that asks.
+        messages: The conversation.
+        activity: What the run does, for those who watch.
+        **options: Arguments of :meth:`manyhands.models.base.Model.agenerate`.
+
+    Raises:
+        AgentGenerationError: The model gave no reply.
+    """
+    model = run.agent.model
+    run.activity = activity
+    if run.observers:
+        run.tell(ModelStart(run.id, getattr(model, "model_id", None), len(messages)))
+    try:
+        if run.agent.stream_outputs:
+            reply = await _streamed(run, model, messages, options)
+        else:
+            reply = await ask(model, messages, **options)
+    except Exception as error:
+        if run.observers:
+            run.tell(ModelEnd(run.id, None, error))
+        if isinstance(error, AgentError):
+            raise
+        raise AgentGenerationError(
+            f"Error while generating output: {type(error).__name__}: {error}"
+        ) from error
+    if run.observers:
+        run.tell(ModelEnd(run.id, reply, None))
+    run.activity = ""
+    run.count(reply.token_usage)
+    return reply
+
+
+async def _streamed(run: Run, model: Any, messages: list[ChatMessage], options: dict[str, Any]) -> ChatMessage:
+    fold = DeltaFold()
+    deltas = ask_stream(model, messages, **options)
+    try:
+        async for delta in deltas:
+            fold.add(delta)
+            await run.emit(delta)
+    finally:
+        await deltas.aclose()  # type: ignore[attr-defined]
+    return fold.message()

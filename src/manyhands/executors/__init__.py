@@ -1,0 +1,1 @@
+"""Where the code of a code agent runs: one protocol, several walls."""

@@ -1,0 +1,93 @@
+"""String formatting that reads no attribute past the guard and builds no giant padding."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from manyhands.executors.local.policy import MAX_FORMAT_WIDTH
+
+Read = Callable[[Any, str], Any]
+
+
+def has_wide_number(text: str) -> bool:
+    """True when ``text`` spells a number of more than six digits."""
+    digits = 0
+    for letter in text:
+        digits = digits + 1 if letter.isdigit() else 0
+        if digits > 6:
+            return True
+    return False
+
+
+def check_spec(spec: str) -> str:
+    """Return a plain ``spec``, or say that it is too wide."""
+    plain = str.__str__(spec)
+    if has_wide_number(plain):
+        raise ValueError(f"A format width or precision may not be larger than {MAX_FORMAT_WIDTH:,}.")
+    return plain
+
+
+@lru_cache(maxsize=1024)
+def is_plain_template(template: str) -> bool:
+    """True when no field of ``template`` reads an attribute or an item, nests, or is very wide."""
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError:
+        return True  # str.format raises the same error, with the text users know
+    return all(
+        name is None or not ("." in name or "[" in name or "{" in (spec or "") or has_wide_number(spec or ""))
+        for _, name, spec, _ in fields
+    )
+
+
+class GuardedFormatter(string.Formatter):
+    """``str.format`` whose ``{0.name}`` goes through the attribute guard.
+
+    Args:
+        read: The guard: object and name to value.
+    """
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        first, rest = _split_field(field_name)
+        value = self.get_value(first, args, kwargs)  # type: ignore[arg-type]
+        for is_attribute, key in rest:
+            value = self._read(value, str(key)) if is_attribute else value[key]
+        return value, first
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        return format(value, check_spec(format_spec))
+
+
+def _split_field(name: str) -> tuple[str | int, list[tuple[bool, str | int]]]:
+    from _string import formatter_field_name_split  # the parser behind string.Formatter
+
+    first, rest = formatter_field_name_split(name)
+    return first, list(rest)
+
+
+def bound_format(template: str, read: Read) -> Callable[..., str]:
+    """What ``template.format`` is for the code."""
+    plain = str.__str__(template)
+    if is_plain_template(plain):
+        return plain.format
+
+    def format(*args: Any, **kwargs: Any) -> str:
+        return GuardedFormatter(read).vformat(plain, args, kwargs)
+
+    return format
+
+
+def bound_format_map(template: str, read: Read) -> Callable[[Mapping[str, Any]], str]:
+    """What ``template.format_map`` is for the code."""
+    plain = str.__str__(template)
+
+    def format_map(mapping: Mapping[str, Any]) -> str:
+        return GuardedFormatter(read).vformat(plain, (), mapping)
+
+    return format_map

@@ -1,0 +1,84 @@
+"""What the code prints, and how its values are shown: bounded, and in linear time."""
+
+from __future__ import annotations
+
+import reprlib
+from collections import deque
+from typing import Any
+
+#: Characters of printed text that are kept unless the executor is told otherwise.
+DEFAULT_MAX_PRINT = 50_000
+
+
+def cut(text: str, limit: int) -> str:
+    """Return ``text`` with its middle left out beyond ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    return text[: limit // 2] + _gap(limit) + text[len(text) - limit // 2 :]
+
+
+def _gap(limit: int) -> str:
+    return f"\n..._This content has been truncated to stay below {limit} characters_...\n"
+
+
+class Output:
+    """Printed text: the beginning and the end are kept, whatever its length.
+
+    Args:
+        limit: Most characters to keep; None for the default.
+    """
+
+    __slots__ = ("_head", "_head_left", "_tail", "_tail_size", "limit", "size")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = DEFAULT_MAX_PRINT if limit is None else limit
+        self.size = 0
+        self._head: list[str] = []
+        self._head_left = self.limit // 2
+        self._tail: deque[str] = deque()
+        self._tail_size = 0
+
+    def write(self, text: str) -> int:
+        """Append ``text``."""
+        self.size += len(text)
+        rest = text
+        if self._head_left > 0:
+            self._head.append(text[: self._head_left])
+            rest = text[self._head_left :]
+            self._head_left -= len(text) - len(rest)
+        if rest:
+            self._append_tail(rest)
+        return len(text)
+
+    def _append_tail(self, text: str) -> None:
+        room = self.limit - self.limit // 2
+        text = text[-room - self.limit :] if len(text) > room + self.limit else text
+        self._tail.append(text)
+        self._tail_size += len(text)
+        while self._tail and self._tail_size - len(self._tail[0]) > room:
+            self._tail_size -= len(self._tail.popleft())
+
+    def text(self) -> str:
+        """What was printed, cut in the middle beyond the limit."""
+        head, tail = "".join(self._head), "".join(self._tail)
+        if self.size <= self.limit:
+            return head + tail
+        return head + _gap(self.limit) + tail[max(0, len(tail) - self.limit // 2) :]
+
+
+class _Brief(reprlib.Repr):
+    """A ``repr`` whose size does not depend on the size of the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 6
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxdeque = 200
+        self.maxstring = self.maxother = self.maxlong = 2000
+
+
+def brief(value: Any) -> str:
+    """A short text for ``value`` that is always made, whatever its ``__repr__`` does."""
+    try:
+        return _Brief().repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} object, not shown: {type(error).__name__}>"

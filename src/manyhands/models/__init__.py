@@ -1,0 +1,1 @@
+"""Language models: one provider per file, all with the face of :class:`manyhands.models.base.Model`."""

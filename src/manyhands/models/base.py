@@ -1,0 +1,349 @@
+"""What a model looks like, and how any of the ways to write one is asked.
+
+A model has four doors: ``agenerate``, ``agenerate_stream``, ``generate`` and ``generate_stream``.
+A subclass writes one of them, and the others follow from it. :func:`ask` and :func:`ask_stream`
+are how everything else in manyhands talks to a model: they find the door that was written, hand it
+only the arguments it takes, and give back one of our messages. They also take plain functions and
+the model objects of other libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from manyhands._bridge import call_user, iterate_sync, run_sync
+from manyhands.errors import AgentParsingError, CallerError
+from manyhands.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCall,
+    ChatMessageToolCallFunction,
+    ChatMessageToolCallStreamDelta,
+    DeltaFold,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+_DOORS = ("agenerate", "generate", "agenerate_stream", "generate_stream")
+_STREAM_DOORS = ("agenerate_stream", "generate_stream")
+
+
+class Model:
+    """Base of all models; a subclass writes one of its four doors.
+
+    Args:
+        flatten_messages_as_text: Send message contents as plain text, parts joined.
+        tool_name_key: Key of the tool's name where a model writes its calls as JSON text.
+        tool_arguments_key: Key of the arguments there.
+        model_id: Name of the model at its provider.
+        **kwargs: Sent along with every request; they win over the arguments of a call.
+    """
+
+    # Whether the provider understands tool-call and tool-result messages; if not, they are
+    # sent to it as text.
+    native_tool_messages = False
+
+    def __init__(
+        self,
+        flatten_messages_as_text: bool = False,
+        tool_name_key: str = "name",
+        tool_arguments_key: str = "arguments",
+        model_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.flatten_messages_as_text = flatten_messages_as_text
+        self.tool_name_key = tool_name_key
+        self.tool_arguments_key = tool_arguments_key
+        self.model_id = model_id
+        self.kwargs = kwargs
+
+    async def agenerate(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
+        """Ask for a reply.
+
+        Args:
+            messages: The conversation.
+            stop_sequences: Texts at which the reply ends.
+            response_format: A JSON schema that the reply must fit, in OpenAI's form.
+            tools_to_call_from: Tools that the reply may call.
+            **kwargs: More fields of the request.
+
+        Returns:
+            The reply.
+
+        Raises:
+            AgentGenerationError: The provider gave none.
+        """
+        return await ask(
+            self,
+            messages,
+            stop_sequences=stop_sequences,
+            response_format=response_format,
+            tools_to_call_from=tools_to_call_from,
+            **kwargs,
+        )
+
+    def agenerate_stream(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatMessageStreamDelta]:
+        """Ask for a reply in pieces; the arguments are those of :meth:`agenerate`."""
+        return ask_stream(
+            self,
+            messages,
+            stop_sequences=stop_sequences,
+            response_format=response_format,
+            tools_to_call_from=tools_to_call_from,
+            **kwargs,
+        )
+
+    def generate(self, messages: list[ChatMessage], *args: Any, **kwargs: Any) -> ChatMessage:
+        """Ask for a reply, from sync code; the arguments are those of :meth:`agenerate`."""
+        return run_sync(self.agenerate(messages, *args, **kwargs))
+
+    def generate_stream(
+        self, messages: list[ChatMessage], *args: Any, **kwargs: Any
+    ) -> Iterator[ChatMessageStreamDelta]:
+        """Ask for a reply in pieces, from sync code; the arguments are those of :meth:`agenerate`."""
+        return iterate_sync(self.agenerate_stream(messages, *args, **kwargs))
+
+    def __call__(self, messages: list[ChatMessage], *args: Any, **kwargs: Any) -> ChatMessage:
+        """Ask for a reply, from sync code: another name of :meth:`generate`."""
+        return self.generate(messages, *args, **kwargs)
+
+    def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
+        """Give ``message`` the tool calls that its text describes, for models without native calls.
+
+        Raises:
+            AgentParsingError: The text holds no tool call.
+        """
+        if not message.tool_calls:
+            message.tool_calls = [
+                tool_call_from_text(message.text, self.tool_name_key, self.tool_arguments_key)
+            ]
+        return message
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what describes the model, ready for JSON; keys and clients stay out."""
+        return {"class": type(self).__name__, "model_id": self.model_id, **_public(self.kwargs)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Model:
+        """Return the model that :meth:`to_dict` described."""
+        return cls(**{key: value for key, value in data.items() if key != "class"})
+
+    async def aclose(self) -> None:
+        """Release connections held on the running loop."""
+
+    def close(self) -> None:
+        """Release connections, from sync code."""
+        run_sync(self.aclose())
+
+    async def __aenter__(self) -> Model:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model_id!r})"
+
+
+_SECRET_WORDS = ("key", "token", "secret", "password", "authorization", "credential")
+
+
+def _public(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what of ``values`` may be written down: JSON values under harmless names."""
+    shown = {}
+    for key, value in values.items():
+        if any(word in key.lower() for word in _SECRET_WORDS) and not key.lower().startswith("max"):
+            continue
+        with contextlib.suppress(TypeError):
+            json.dumps(value)
+            shown[key] = value
+    return shown
+
+
+async def ask(model: Any, messages: list[ChatMessage], **options: Any) -> ChatMessage:
+    """Ask any kind of model for a reply.
+
+    Args:
+        model: A :class:`Model`, another library's model, or a function from messages to a reply.
+        messages: The conversation.
+        **options: Arguments of :meth:`Model.agenerate`; those the model does not take, or that are
+            ``None``, are not passed.
+
+    Returns:
+        The reply as one of our messages.
+    """
+    door = _door(model, _DOORS)
+    call = _door_of(model, door)
+    if door in _STREAM_DOORS:
+        fold = DeltaFold()
+        async for delta in ask_stream(model, messages, **options):
+            fold.add(delta)
+        return fold.message()
+    return ChatMessage.from_any(await call_user(call, messages, **_accepted(call, options)))
+
+
+async def ask_stream(
+    model: Any, messages: list[ChatMessage], **options: Any
+) -> AsyncIterator[ChatMessageStreamDelta]:
+    """Ask any kind of model for a reply in pieces; one that cannot stream gives it in one piece."""
+    door = _door(model, _STREAM_DOORS) or _door(model, _DOORS)
+    call = _door_of(model, door)
+    if door == "agenerate_stream":
+        deltas = call(messages, **_accepted(call, options))
+        try:
+            async for delta in deltas:
+                yield delta
+        finally:
+            close = getattr(deltas, "aclose", None)
+            if close is not None:
+                await close()
+    elif door == "generate_stream":
+        pieces = await call_user(call, messages, **_accepted(call, options))
+        try:
+            while (delta := await call_user(next, pieces, None)) is not None:
+                yield delta
+        finally:
+            await call_user(getattr(pieces, "close", lambda: None))
+    else:
+        yield whole_delta(await ask(model, messages, **options))
+
+
+def whole_delta(message: ChatMessage) -> ChatMessageStreamDelta:
+    """Return a complete message as a single stream delta."""
+    calls = [
+        ChatMessageToolCallStreamDelta(index, call.id, call.type, call.function)
+        for index, call in enumerate(message.tool_calls or ())
+    ]
+    return ChatMessageStreamDelta(
+        message.text or None, calls or None, message.token_usage, message.reasoning_content
+    )
+
+
+def _door_of(model: Any, door: str) -> Callable[..., Any]:
+    call: Callable[..., Any] = getattr(model, door) if door else model
+    return call
+
+
+def _door(model: Any, doors: tuple[str, ...]) -> str:
+    """Return the door of ``model`` that its author wrote, "" if it is a plain function.
+
+    The class nearest to the object decides: a user's class that overrides only ``generate`` of one
+    of our models means that one.
+    """
+    for door in doors:
+        if door in getattr(model, "__dict__", ()):
+            return door
+    door = _written(type(model), doors)
+    if not door and not isinstance(model, Model) and not inspect.isroutine(model):
+        # Mocks make attributes up on demand; their class says nothing.
+        return next((name for name in ("generate", "agenerate") if name in doors and _has(model, name)), "")
+    if not door and isinstance(model, Model) and doors is _DOORS:
+        raise TypeError(
+            f"{type(model).__name__} writes none of {', '.join(_DOORS)}. "
+            "Give it one: `async def agenerate(self, messages, stop_sequences=None)` is enough."
+        )
+    return door
+
+
+def _has(model: Any, name: str) -> bool:
+    return callable(getattr(model, name, None))
+
+
+@functools.cache
+def _written(kind: type, doors: tuple[str, ...]) -> str:
+    for owner in kind.__mro__:
+        if owner in (Model, object):
+            continue
+        written = [door for door in _DOORS if door in vars(owner)]
+        if written:
+            wanted = [door for door in doors if door in written]
+            return wanted[0] if wanted else ""
+    return ""
+
+
+@functools.lru_cache(maxsize=512)
+def _parameters(fn: Any) -> frozenset[str] | None:
+    """Return the names that ``fn`` takes, ``None`` if it takes any."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def _accepted(call: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in options.items() if value is not None}
+    names = _parameters(getattr(call, "__func__", call))
+    return given if names is None else {name: value for name, value in given.items() if name in names}
+
+
+def tool_call_from_text(text: str, name_key: str = "name", arguments_key: str = "arguments") -> ChatMessageToolCall:
+    """Return the tool call that a model wrote as JSON in its text.
+
+    Args:
+        text: The reply; the outermost JSON object in it is the call.
+        name_key: Key of the tool's name.
+        arguments_key: Key of its arguments.
+
+    Raises:
+        AgentParsingError: There is no JSON object, or no tool name in it.
+    """
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        raise AgentParsingError(f"The reply holds no JSON object that could be a tool call. It was:\n{text}")
+    try:
+        call = json.loads(text[start : end + 1], strict=False)
+    except json.JSONDecodeError as error:
+        raise AgentParsingError(f"The tool call is not valid JSON ({error}). It was:\n{text}") from error
+    name = call.get(name_key)
+    if not name:
+        raise AgentParsingError(f'The tool call has no "{name_key}". Its keys are: {sorted(call)}.')
+    arguments = call.get(arguments_key) or {}
+    with contextlib.suppress(ValueError):
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), str(uuid.uuid4()))
+
+
+def choose_model(name: str | None) -> Model:
+    """Return the model that ``name`` means.
+
+    Args:
+        name: A model's name at an OpenAI-compatible endpoint; ``None`` for the name in the environment
+            variable ``MANYHANDS_MODEL``.
+
+    Raises:
+        CallerError: No name is given anywhere.
+    """
+    name = name or os.environ.get("MANYHANDS_MODEL")
+    if not name:
+        raise CallerError(
+            "An agent needs a model. Pass one, as in model=OpenAIModel('gpt-5-mini'), or put a model's name "
+            "into the environment variable MANYHANDS_MODEL."
+        )
+    module = importlib.import_module("manyhands.models.openai")
+    model: Model = module.OpenAIModel(name)
+    return model

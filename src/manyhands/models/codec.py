@@ -1,0 +1,78 @@
+"""JSON as bytes: orjson where it is installed, the standard library elsewhere, with the same results."""
+
+from __future__ import annotations
+
+import json
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def _find_orjson() -> ModuleType | None:
+    try:
+        import orjson
+    except ImportError:
+        return None
+    module: ModuleType = orjson
+    return module
+
+
+_orjson = _find_orjson()
+# Only plain JSON types are left to orjson; whatever else goes through `str`, as below.
+_OPTIONS = (
+    0
+    if _orjson is None
+    else _orjson.OPT_PASSTHROUGH_DATACLASS | _orjson.OPT_PASSTHROUGH_DATETIME | _orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON has no form for as one that it has."""
+    for kind in (str, int, float, dict, list, tuple):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    return str(value)
+
+
+def dumps(value: Any) -> bytes:
+    """Return ``value`` as compact JSON in UTF-8; what JSON cannot express is written as text."""
+    if _orjson is not None:
+        try:
+            encoded: bytes = _orjson.dumps(value, _plain, _OPTIONS)
+        except TypeError:
+            pass  # keys that are no strings, huge integers, half characters: the slow way takes them
+        else:
+            return encoded
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return text.encode("utf-8", "replace")
+
+
+def quoted(text: str) -> bytes:
+    """Return ``text`` as a JSON string; half characters, which UTF-8 lacks, become question marks."""
+    if _orjson is not None and type(text) is str:
+        try:
+            encoded: bytes = _orjson.dumps(text)
+        except TypeError:
+            pass
+        else:
+            return encoded
+    return encode_basestring(text).encode("utf-8", "replace")
+
+
+def loads(data: bytes | str) -> Any:
+    """Return the value of JSON ``data``.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    if _orjson is not None:
+        try:
+            return _orjson.loads(data)
+        except ValueError:
+            pass  # stricter than the standard library: NaN, half characters
+    # A few servers cut characters in half at their token borders.
+    return json.loads(data if isinstance(data, str) else data.decode("utf-8-sig", "replace"), strict=False)

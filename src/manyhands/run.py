@@ -1,0 +1,431 @@
+"""One run of an agent: a coroutine, an event stream, and the owner of all state.
+
+An agent is a description that any number of runs share; whatever changes while a task is worked on
+lives here. The work is done by one task, started when the run is first awaited or iterated, and ended
+by whatever ends the waiting: cancellation, a timeout, breaking out of the iteration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from manyhands.errors import AgentError, AgentInterruptedError, CallerError, RunTimeoutError
+from manyhands.events import Lifecycle, RunEnd, RunStart
+from manyhands.messages import TokenUsage
+from manyhands.steps import Timing, plain
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from manyhands.agents import MultiStepAgent
+    from manyhands.events import StreamEvent
+    from manyhands.executors.base import PythonExecutor
+    from manyhands.memory import AgentMemory
+
+logger = logging.getLogger("manyhands")
+
+current_run: ContextVar[Run | None] = ContextVar("manyhands_run", default=None)
+
+Observer = Callable[["Run", Any], None]
+
+# Ways a run can end, as they appear in `Run.status` and `RunResult.state`.
+SUCCESS = "success"
+MAX_STEPS = "max_steps_error"
+FAILED = "error"
+CANCELLED = "cancelled"
+INTERRUPTED = "interrupted"
+TIMED_OUT = "timeout"
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        output: The final answer; ``None`` if there is none.
+        state: ``success``, ``max_steps_error``, or why there is no answer: ``error``, ``cancelled``,
+            ``interrupted``, ``timeout``.
+        steps: All steps as JSON values.
+        token_usage: Tokens of the run and of the runs it started; ``None`` if no reply told.
+        timing: When the run began and ended.
+        run_id: The run.
+        error: What ended it, if something did.
+    """
+
+    output: Any
+    state: str
+    steps: list[dict[str, Any]]
+    token_usage: TokenUsage | None
+    timing: Timing
+    run_id: str = ""
+    error: BaseException | None = field(default=None, repr=False)
+
+    def dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "run_id": self.run_id,
+            "output": plain(self.output),
+            "state": self.state,
+            "error": error_dict(self.error),
+            "steps": self.steps,
+            "token_usage": self.token_usage.dict() if self.token_usage else None,
+            "timing": self.timing.dict(),
+        }
+
+
+def error_dict(error: BaseException | None) -> dict[str, str] | None:
+    """Return type and message of an error, ready for JSON."""
+    if error is None:
+        return None
+    return error.dict() if isinstance(error, AgentError) else {"type": type(error).__name__, "message": str(error)}
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """What a caller asks of one run, beside the task.
+
+    Attributes:
+        images: Pictures that belong to the task.
+        additional_args: Values for the run's state.
+        max_steps: Most steps.
+        return_full_result: Whether awaiting gives a :class:`RunResult`.
+        timeout: Most seconds.
+    """
+
+    max_steps: int
+    images: list[Any] | None = None
+    additional_args: dict[str, Any] | None = None
+    return_full_result: bool = False
+    timeout: float | None = None
+
+
+class Run(Coroutine[Any, Any, Any]):
+    """One task being worked on by an agent.
+
+    Await it for the answer, or iterate it (``async for event in run``) for its events; it may be given
+    to ``asyncio.create_task``, ``TaskGroup.create_task``, ``gather`` and ``wait_for`` like a coroutine.
+    Breaking out of the iteration ends the run. What it did stays readable in ``memory``.
+
+    Attributes:
+        id: Unique name of the run.
+        agent: The agent.
+        task: What it is asked.
+        memory: Its steps so far.
+        state: Its variables: ``additional_args``, and pictures and sounds that tools returned.
+        status: ``created``, ``running``, or how it ended (see :class:`RunResult`).
+        activity: What it does or waits for right now, in a few words.
+        step_number: The step it is at, counted from 1.
+        usage: Tokens so far, those of the runs it started included; ``None`` if no reply told.
+        timing: When it began and ended.
+        output: The final answer, once there is one.
+        error: What ended it, if something did.
+        parent: The run that started it, if one did.
+        observers: Functions ``(run, event)`` that are told of every event, on the loop, at once.
+    """
+
+    def __init__(
+        self,
+        agent: MultiStepAgent,
+        task: str,
+        options: RunOptions,
+        memory: AgentMemory,
+        drive: Callable[[Run], Coroutine[Any, Any, Any]],
+        *,
+        state: dict[str, Any] | None = None,
+        executor: PythonExecutor | None = None,
+        turn: Callable[[Run], AbstractAsyncContextManager[None]] | None = None,
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.agent = agent
+        self.task = task
+        self.options = options
+        self.memory = memory
+        self.state: dict[str, Any] = {} if state is None else state
+        self.executor = executor
+        self.parent = current_run.get()
+        self.observers: list[Observer] = list(agent.observers)
+        self.status = "created"
+        self.activity = ""
+        self.step_number = 1
+        self.usage: TokenUsage | None = None
+        self.timing = Timing.now()
+        self.output: Any = None
+        self.error: BaseException | None = None
+        self._drive = drive
+        self._turn = turn
+        self._task: asyncio.Task[Any] | None = None
+        self._waiter: Coroutine[Any, Any, Any] | None = None
+        self._channel: _Channel | None = None
+        self._interrupted: str | None = None
+
+    # --- As a coroutine ---------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._wait().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on, as the coroutine protocol has it."""
+        if self._waiter is None:
+            self._waiter = self._wait()
+        return self._waiter.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error, as the coroutine protocol has it."""
+        if self._waiter is None:
+            self._waiter = self._wait()
+        return self._waiter.throw(*error)
+
+    def close(self) -> None:
+        """End the waiting, as the coroutine protocol has it; the run is cancelled."""
+        if self._waiter is not None:
+            self._waiter.close()
+        self._discard()
+
+    async def _wait(self) -> Any:
+        await self._start()
+        return self.result() if self.options.return_full_result else self.output
+
+    def _start(self) -> asyncio.Task[Any]:
+        if self._task is None:
+            if self.status != "created":
+                raise CallerError("This run was cancelled before it began; call arun() again.")
+            self.status = "running"
+            self._task = asyncio.get_running_loop().create_task(self._main(), name=f"run-{self.id}")
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def __del__(self) -> None:
+        if getattr(self, "status", "") == "created":
+            warnings.warn(f"{self!r} was never awaited", RuntimeWarning, stacklevel=2, source=self)
+
+    # --- As a stream of events ----------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[StreamEvent]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[StreamEvent]:
+        if self._channel is not None:
+            raise CallerError("This run is being iterated already; add an observer to watch it twice.")
+        self._channel = _Channel()
+        task = self._start()
+        task.add_done_callback(self._channel.finish)
+        try:
+            while (event := await self._channel.get()) is not _END:
+                yield event
+            if self.error is not None and not task.cancelled():
+                raise self.error
+        finally:
+            self._channel = None
+            await self.aclose()
+
+    async def emit(self, event: StreamEvent) -> None:
+        """Give ``event`` to everyone who watches, and wait until the iterating caller wants more."""
+        self.tell(event)
+        if self._channel is not None:
+            await self._channel.put(event)
+
+    def tell(self, event: StreamEvent | Lifecycle) -> None:
+        """Give ``event`` to the observers."""
+        for observer in self.observers:
+            try:
+                observer(self, event)
+            except Exception:
+                # Whoever only watches cannot break the run.
+                logger.exception("An observer of run %s failed", self.id)
+
+    # --- Ending it ------------------------------------------------------------------------------
+
+    def cancel(self, reason: str = "") -> bool:
+        """End the run; from any thread. Awaiting it raises :class:`asyncio.CancelledError`.
+
+        Args:
+            reason: Carried by the error.
+
+        Returns:
+            Whether there was anything to end.
+        """
+        if self._task is None:
+            was_waiting = self.status == "created"
+            self._discard()
+            return was_waiting
+        return self._from_any_thread(self._task, reason)
+
+    def interrupt(self, reason: str = "Agent interrupted.") -> None:
+        """End the run at once; from any thread. Awaiting it raises :class:`AgentInterruptedError`.
+
+        Args:
+            reason: Text of the error.
+        """
+        if self._task is not None and not self._task.done():
+            self._interrupted = reason
+            self._from_any_thread(self._task, reason)
+
+    @staticmethod
+    def _from_any_thread(task: asyncio.Task[Any], reason: str) -> bool:
+        if task.done():
+            return False
+        task.get_loop().call_soon_threadsafe(task.cancel, reason or None)
+        return True
+
+    def _discard(self) -> None:
+        if self.status == "created":
+            self.status = CANCELLED
+
+    async def aclose(self) -> None:
+        """Cancel the run and wait until it is gone."""
+        self._discard()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    # --- The work -------------------------------------------------------------------------------
+
+    async def _main(self) -> Any:
+        current_run.set(self)
+        self.agent.began(self)
+        if self.observers:
+            parent = self.parent.id if self.parent else None
+            self.tell(RunStart(self.id, self.agent.name or type(self.agent).__name__, self.task, parent))
+        try:
+            self.output = await self._work()
+        except BaseException as error:
+            self.error = self._explained(error)
+            if isinstance(self.error, AgentError):
+                self.error.run = self
+            if self.error is error:
+                raise
+            raise self.error from error
+        finally:
+            self._finish()
+        return self.output
+
+    async def _work(self) -> Any:
+        try:
+            async with asyncio.timeout(self.options.timeout) as limit:
+                if self._turn is None:
+                    return await self._drive(self)
+                async with self._turn(self):
+                    return await self._drive(self)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            seconds = f"{self.options.timeout:g}"
+            raise RunTimeoutError(f"The run took longer than its limit of {seconds} seconds.") from error
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Set the status that ``error`` means, and return what the caller is told."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if self._interrupted is not None and task is not None and task.uncancel() == 0:
+                self.status = INTERRUPTED
+                return AgentInterruptedError(self._interrupted)
+            self.status = CANCELLED
+        elif isinstance(error, RunTimeoutError):
+            self.status = TIMED_OUT
+        else:
+            # Ctrl-C and the like end a run from outside, as a cancellation does.
+            self.status = FAILED if isinstance(error, Exception) else CANCELLED
+        return error
+
+    def _finish(self) -> None:
+        self.timing.stop()
+        self.activity = ""
+        if self.status == "running":
+            self.status = SUCCESS
+        if self.parent is not None:
+            self.parent.count(self.usage)
+        self.agent.ended(self)
+        if self.observers:
+            self.tell(RunEnd(self.id, self.status, self.error))
+
+    def count(self, usage: TokenUsage | None) -> None:
+        """Add ``usage`` to what the run has used."""
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+
+    # --- Reading it -----------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended."""
+        return self._task is not None and self._task.done()
+
+    def result(self) -> RunResult:
+        """Return what the run has come to so far."""
+        return RunResult(
+            output=self.output,
+            state=self.status,
+            steps=self.memory.get_succinct_steps(),
+            token_usage=self.usage,
+            timing=self.timing,
+            run_id=self.id,
+            error=self.error,
+        )
+
+    def __repr__(self) -> str:
+        task = self.task if len(self.task) <= 40 else self.task[:39] + "…"
+        return f"<Run {self.id[:8]} of {self.agent.name or type(self.agent).__name__}: {task!r} {self.status}>"
+
+    @property
+    def __name__(self) -> str:
+        return f"run-{self.id}"
+
+    __qualname__ = "Run"
+
+
+_END = object()
+
+
+class _Channel:
+    """Hands events from the run to the one who iterates it, one at a time.
+
+    The run waits until the consumer asks for the next event: whoever breaks out after an event can be
+    sure that nothing happened behind it.
+    """
+
+    __slots__ = ("_ended", "_events", "_taken", "_wanted")
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[Any, asyncio.Future[None]]] = deque()
+        self._wanted: asyncio.Future[None] | None = None
+        self._taken: asyncio.Future[None] | None = None
+        self._ended = False
+
+    async def put(self, event: Any) -> None:
+        taken = asyncio.get_running_loop().create_future()
+        self._events.append((event, taken))
+        _wake(self._wanted)
+        await taken
+
+    async def get(self) -> Any:
+        _wake(self._taken)
+        while not self._events and not self._ended:
+            self._wanted = asyncio.get_running_loop().create_future()
+            await self._wanted
+        if not self._events:
+            return _END
+        event, self._taken = self._events.popleft()
+        return event
+
+    def finish(self, _: object) -> None:
+        self._ended = True
+        _wake(self._wanted)
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    # The error is on the run for everyone to read; asyncio need not report it as forgotten.
+    if not task.cancelled():
+        task.exception()

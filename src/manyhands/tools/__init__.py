@@ -1,0 +1,1 @@
+"""Tools: what an agent can do. The base is in ``base``, ready-made ones are in ``builtin``."""
