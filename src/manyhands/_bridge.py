@@ -24,9 +24,11 @@ import signal
 import threading
 import weakref
 from asyncio import events
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
 T = TypeVar("T")
 
@@ -43,7 +45,12 @@ def is_async_callable(fn: object) -> bool:
         fn = fn.func
     if inspect.iscoroutinefunction(fn):
         return True
-    return not inspect.isroutine(fn) and inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+    # Of an object it is the class that says how it is called.
+    return not inspect.isroutine(fn) and inspect.iscoroutinefunction(_call_method(type(fn)))
+
+
+def _call_method(kind: type) -> object:
+    return next((vars(owner)["__call__"] for owner in kind.__mro__ if "__call__" in vars(owner)), None)
 
 
 async def call_user(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -71,6 +78,11 @@ async def call_sync(call: Callable[[], T], *, label: str = "tool") -> T:
     return await workers.run(call, label=label)
 
 
+async def call_in_thread(call: Callable[[], T], *, label: str = "tool") -> T:
+    """Run a sync ``call`` on a worker thread, whoever the caller is."""
+    return await workers.run(call, label=label)
+
+
 def leave_caller() -> None:
     """Let sync functions called in the current context run on worker threads, side by side."""
     _caller.set(None)
@@ -88,16 +100,17 @@ class _Job:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.started = False
 
-    def execute(self) -> None:
+    def execute(self, before_telling: Callable[[], object] = int) -> None:
         self.started = True
+        result, failure = None, None
         try:
             result = self.context.run(self.call)
         except BaseException as error:
-            self._settle(None, _storable(error))
-        else:
-            self._settle(result, None)
+            failure = _storable(error)
+        before_telling()
+        self._tell(result, failure)
 
-    def _settle(self, result: object, error: BaseException | None) -> None:
+    def _tell(self, result: object, error: BaseException | None) -> None:
         # The loop may have ended while the thread worked; then nobody waits any more.
         with suppress(RuntimeError):
             self.future.get_loop().call_soon_threadsafe(_resolve, self.future, result, error)
@@ -170,19 +183,24 @@ class Workers:
             self.abandoned += 1
 
     def _work(self, name: int) -> None:
+        self._rest()
         while (job := self._next_job()) is not None:
             if job.future.cancelled():
+                self._rest()
                 continue
             threading.current_thread().name = f"{job.label}_{name}"
-            job.execute()
+            # Free before the caller hears of it: its next call finds this thread.
+            job.execute(self._rest)
             with self._lock:
                 if job.future.cancelled():
                     self.abandoned = max(0, self.abandoned - 1)
             del job  # an idle thread keeps nothing of its last call alive
 
-    def _next_job(self) -> _Job | None:
+    def _rest(self) -> None:
         with self._lock:
             self._idle += 1
+
+    def _next_job(self) -> _Job | None:
         try:
             return self._jobs.get(timeout=self.idle_seconds)
         except queue.Empty:
@@ -207,8 +225,12 @@ class _InlineCaller:
         self.loop = loop
 
     async def call(self, call: Callable[[], T]) -> T:
-        with _outside_the_loop(self.loop), _prompt_ctrl_c():
-            return call()
+        with _prompt_ctrl_c():
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                await asyncio.sleep(0)  # a Ctrl-C just before must not wait for the function to end
+            with _outside_the_loop(self.loop):
+                return call()
 
 
 class _WaitingCaller:
@@ -253,7 +275,11 @@ def _prompt_ctrl_c() -> Iterator[None]:
         yield
         return
     handler = signal.getsignal(signal.SIGINT)
-    if handler is None or handler is signal.default_int_handler or handler in (signal.SIG_IGN, signal.SIG_DFL):
+    if (
+        handler is None
+        or handler is signal.default_int_handler
+        or handler in (signal.SIG_IGN, signal.SIG_DFL)
+    ):
         yield
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -384,8 +410,8 @@ def _place() -> _OwnLoop | _LoopThread:
     return _own_loops.free() if events._get_running_loop() is None else _loop_thread
 
 
-async def _awaited(awaitable: Awaitable[T], timeout: float | None) -> T:
-    async with asyncio.timeout(timeout):
+async def _within(seconds: float | None, awaitable: Awaitable[T]) -> T:
+    async with asyncio.timeout(seconds):
         return await awaitable
 
 
@@ -403,7 +429,7 @@ def run_sync(awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
         TimeoutError: The time was up; the work has been cancelled.
         KeyboardInterrupt: Ctrl-C; the work has been cancelled.
     """
-    return _place().run(_awaited(awaitable, timeout))
+    return _place().run(_within(timeout, awaitable))
 
 
 _END = object()

@@ -52,7 +52,9 @@ async def ask_model(
     return reply
 
 
-async def _streamed(run: Run, model: Any, messages: list[ChatMessage], options: dict[str, Any]) -> ChatMessage:
+async def _streamed(
+    run: Run, model: Any, messages: list[ChatMessage], options: dict[str, Any]
+) -> ChatMessage:
     fold = DeltaFold()
     deltas = ask_stream(model, messages, **options)
     try:

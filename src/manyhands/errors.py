@@ -186,7 +186,7 @@ class RunTimeoutError(AgentError, TimeoutError):
     """The run's own time limit passed."""
 
 
-class FinalAnswerException(BaseException):  # noqa: N818 - the name users know
+class FinalAnswerException(BaseException):
     """Carries a final answer out of code; a ``BaseException`` so that no handler keeps it.
 
     Args:

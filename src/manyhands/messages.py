@@ -218,7 +218,9 @@ class ChatMessage:
         """Return text and tool calls for a person to read."""
         rendered = self.text
         if self.tool_calls:
-            calls = [{"tool": call.function.name, "arguments": call.function.arguments} for call in self.tool_calls]
+            calls = [
+                {"tool": call.function.name, "arguments": call.function.arguments} for call in self.tool_calls
+            ]
             rendered += json.dumps(calls, default=str, ensure_ascii=False)
         return rendered
 

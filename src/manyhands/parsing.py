@@ -46,7 +46,11 @@ def _no_code(text: str, tags: tuple[str, str]) -> str:
     opening, closing = (tag.replace("(?:python|py)", "python") for tag in tags)
     final = "final" in text.lower() and "answer" in text.lower()
     wanted = 'final_answer("YOUR FINAL ANSWER HERE")' if final else "# Your Python code here"
-    meant = "\nIt seems that you want to return the final answer; do it like this:" if final else "\nDo it like this:"
+    meant = (
+        "\nIt seems that you want to return the final answer; do it like this:"
+        if final
+        else "\nDo it like this:"
+    )
     return (
         f"Your code snippet is invalid: no block of code between {opening} and {closing} was found in it.\n"
         f"Here is your code snippet:\n{text}{meant}\n"

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from manyhands.run import Run
 
 _FIRST = "Here are the facts I know and the plan of action that I will follow to solve the task:"
-_UPDATED = "I still need to solve the task I was given:\n```\n{task}\n```\n\nHere are the facts I know and my new/updated plan of action to solve the task:"
+_UPDATED = (
+    "I still need to solve the task I was given:\n```\n{task}\n```\n\n"
+    "Here are the facts I know and my new/updated plan of action to solve the task:"
+)
 
 
 def plan_is_due(run: Run) -> bool:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, AgentInterruptedError, CallerError, RunTimeoutError
 from manyhands.events import Lifecycle, RunEnd, RunStart
-from manyhands.messages import TokenUsage
 from manyhands.steps import Timing, plain
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from manyhands.events import StreamEvent
     from manyhands.executors.base import PythonExecutor
     from manyhands.memory import AgentMemory
+    from manyhands.messages import TokenUsage
 
 logger = logging.getLogger("manyhands")
 
@@ -85,7 +85,11 @@ def error_dict(error: BaseException | None) -> dict[str, str] | None:
     """Return type and message of an error, ready for JSON."""
     if error is None:
         return None
-    return error.dict() if isinstance(error, AgentError) else {"type": type(error).__name__, "message": str(error)}
+    return (
+        error.dict()
+        if isinstance(error, AgentError)
+        else {"type": type(error).__name__, "message": str(error)}
+    )
 
 
 @dataclass(slots=True)
@@ -151,7 +155,7 @@ class Run(Coroutine[Any, Any, Any]):
         self.state: dict[str, Any] = {} if state is None else state
         self.executor = executor
         self.parent = current_run.get()
-        self.observers: list[Observer] = list(agent.observers)
+        self.observers = _watchers(agent, self.parent)
         self.status = "created"
         self.activity = ""
         self.step_number = 1
@@ -372,13 +376,22 @@ class Run(Coroutine[Any, Any, Any]):
 
     def __repr__(self) -> str:
         task = self.task if len(self.task) <= 40 else self.task[:39] + "…"
-        return f"<Run {self.id[:8]} of {self.agent.name or type(self.agent).__name__}: {task!r} {self.status}>"
+        return (
+            f"<Run {self.id[:8]} of {self.agent.name or type(self.agent).__name__}: {task!r} {self.status}>"
+        )
 
     @property
     def __name__(self) -> str:
         return f"run-{self.id}"
 
     __qualname__ = "Run"
+
+
+def _watchers(agent: MultiStepAgent, parent: Run | None) -> list[Observer]:
+    """Whoever watches a run watches the runs it starts too."""
+    if parent is None:
+        return list(agent.observers)
+    return [*parent.observers, *(own for own in agent.observers if own not in parent.observers)]
 
 
 _END = object()

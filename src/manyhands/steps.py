@@ -22,13 +22,13 @@ from manyhands.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import builtins
+    from collections.abc import Callable, Mapping, Sequence
 
 RETRY_HINT = (
     "Now let's retry: take care not to repeat previous errors! If you have retried several times, "
     "try a completely different approach.\n"
 )
-
 
 
 def error_text(error: AgentError) -> str:
@@ -160,11 +160,11 @@ class MemoryStep:
             object.__setattr__(self, "_messages", None)
             _edits += 1
 
-    def dict(self) -> dict[str, Any]:
+    def dict(self) -> builtins.dict[str, Any]:
         """Return the step as JSON values."""
         return {"type": type(self).__name__, **self._fields()}
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> builtins.dict[str, Any]:
         return {}
 
     def to_messages(self, summary_mode: bool = False) -> list[ChatMessage]:
@@ -194,7 +194,7 @@ class SystemPromptStep(MemoryStep):
 
     system_prompt: str
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> builtins.dict[str, Any]:
         return {"system_prompt": self.system_prompt}
 
     def _render(self) -> list[ChatMessage]:
@@ -211,7 +211,7 @@ class TaskStep(MemoryStep):
     task: str
     task_images: list[Any] | None = None
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> builtins.dict[str, Any]:
         return {"task": self.task, "task_images": _image_texts(self.task_images)}
 
     def _render(self) -> list[ChatMessage]:
@@ -228,7 +228,7 @@ class PlanningStep(MemoryStep):
     timing: Timing
     token_usage: TokenUsage | None = None
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> builtins.dict[str, Any]:
         return {
             "model_output_message": self.model_output_message.dict(),
             "plan": self.plan,
@@ -273,7 +273,7 @@ class ActionStep(MemoryStep):
     tool_calls: list[ToolCall] | None = None
     error: AgentError | None = None
     model_output_message: ChatMessage | None = None
-    model_output: str | list[dict[str, Any]] | None = None
+    model_output: str | list[builtins.dict[str, Any]] | None = None
     code_action: str | None = None
     observations: str | None = None
     observations_images: list[Any] | None = None
@@ -282,7 +282,7 @@ class ActionStep(MemoryStep):
     is_final_answer: bool = False
     tool_outputs: list[ToolOutput] = field(default_factory=list)
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> builtins.dict[str, Any]:
         reply = self.model_output_message
         return {
             "step_number": self.step_number,
@@ -347,11 +347,11 @@ class ActionStep(MemoryStep):
         parts += self._error_parts() + self._image_parts()
         return [ChatMessage(MessageRole.TOOL_RESPONSE, parts)] if parts else []
 
-    def _error_parts(self) -> list[dict[str, Any]]:
+    def _error_parts(self) -> list[builtins.dict[str, Any]]:
         told = any(output.error is self.error for output in self.tool_outputs)
         return [text_part(error_text(self.error))] if self.error and not told else []
 
-    def _image_parts(self) -> list[dict[str, Any]]:
+    def _image_parts(self) -> list[builtins.dict[str, Any]]:
         return [{"type": "image", "image": image} for image in self.observations_images or ()]
 
 
@@ -377,7 +377,7 @@ def _image_texts(images: list[Any] | None) -> list[str] | None:
 _KINDS: dict[str, type[MemoryStep]] = {
     kind.__name__: kind for kind in (SystemPromptStep, TaskStep, PlanningStep, ActionStep, FinalAnswerStep)
 }
-_READERS = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "timing": Timing.from_dict,
     "token_usage": TokenUsage.from_dict,
     "model_output_message": ChatMessage.from_dict,
@@ -403,4 +403,3 @@ def step_from_dict(data: Mapping[str, Any]) -> MemoryStep:
     if kind is PlanningStep:
         values["model_input_messages"] = ()
     return kind(**values)
-

@@ -34,7 +34,7 @@ class AgentTool(Tool):
         "task": {"type": "string", "description": "Long detailed description of the task."},
         "additional_args": {
             "type": "object",
-            "description": "Dictionary of extra values to pass to the managed agent: images, data, whatever helps.",
+            "description": "Dictionary of extra values for the managed agent: images, data, whatever helps.",
             "nullable": True,
         },
     }
@@ -66,9 +66,7 @@ class AgentTool(Tool):
         agent = self.agent
         templates = agent.prompt_templates["managed_agent"]
         full_task = populate_template(templates["task"], {"name": agent.name, "task": task})
-        options = RunOptions(
-            agent.max_steps, additional_args=additional_args, timeout=agent.timeout
-        )
+        options = RunOptions(agent.max_steps, additional_args=additional_args, timeout=agent.timeout)
         run = agent.new_run(full_task, options)
         answer = await run
         report = populate_template(templates["report"], {"name": agent.name, "final_answer": answer})
@@ -105,7 +103,9 @@ def check_names(
     for agent in team:
         name = AgentTool.of(agent).name
         if name in taken:
-            raise CallerError(f"The name {name!r} is used twice; tools, managed agents and the agent need their own.")
+            raise CallerError(
+                f"The name {name!r} is used twice; tools, managed agents and the agent need their own."
+            )
         taken.add(name)
         members[name] = agent
     return members

@@ -77,11 +77,15 @@ class CodeActing:
 
     async def begin(self, run: Run) -> None:
         """Give ``run`` its executor, tools and variables."""
+        executor = self._executor_of(run)
+        executor.send_tools(_code_tools(*run.agent.callables.values()))
+        if run.state:
+            executor.send_variables(run.state)
+
+    def _executor_of(self, run: Run) -> PythonExecutor:
         if run.executor is None:
             run.executor = self._make_executor()
-        run.executor.send_tools(_code_tools(*run.agent.callables.values()))
-        if run.state:
-            run.executor.send_variables(run.state)
+        return run.executor
 
     async def act(self, run: Run, step: ActionStep) -> ActionOutput:
         """Ask for code and run it."""
@@ -123,11 +127,9 @@ class CodeActing:
         return extract_structured_code(text) if self._structured else extract_code(text, self._tags)
 
     async def _run_code(self, run: Run, step: ActionStep, code: str) -> CodeOutput:
-        executor = run.executor
-        assert executor is not None, "begin() gives each run an executor"  # noqa: S101 - an invariant
         run.activity = "code"
         try:
-            result = await executor.acall(code)
+            result = await self._executor_of(run).acall(code)
         except InterpreterError as error:
             if error.logs:
                 step.observations = f"Execution logs:\n{error.logs}"

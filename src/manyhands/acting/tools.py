@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _STOP = ["Observation:", "Calling tools:"]
 _ALONE = (
-    "If you want to return an answer, please do not perform any other tool calls than the final answer tool call!"
+    "If you want to return an answer, please do not perform any other tool calls than the final "
+    "answer tool call!"
 )
 
 
@@ -75,8 +76,8 @@ class ToolActing:
         outputs: list[ToolOutput | None] = [None] * len(calls)
         try:
             if len(calls) == 1:
-                outputs[0] = await _make_call(run, tools, calls[0])
-                await run.emit(outputs[0])
+                output = outputs[0] = await _make_call(run, tools, calls[0])
+                await run.emit(output)
             else:
                 await self._side_by_side(run, tools, calls, outputs)
         finally:
@@ -166,9 +167,7 @@ async def _make_call(run: Run, tools: dict[str, Tool], call: ToolCall) -> ToolOu
 async def _value(run: Run, tools: dict[str, Tool], call: ToolCall) -> Any:
     tool = tools.get(call.name)
     if tool is None:
-        raise AgentToolCallError(
-            f"Unknown tool {call.name!r}, should be one of: {', '.join(sorted(tools))}."
-        )
+        raise AgentToolCallError(f"Unknown tool {call.name!r}, should be one of: {', '.join(sorted(tools))}.")
     arguments = tool.check_arguments(_from_state(call.arguments, run.state))
     try:
         return await call_tool(run, call, tool, **arguments)

@@ -76,7 +76,7 @@ class PythonExecutor(ABC):
         """Release what the executor holds, from sync code."""
         run_sync(self.acleanup())
 
-    async def acleanup(self) -> None:
+    async def acleanup(self) -> None:  # noqa: B027 - most executors hold nothing
         """Release what the executor holds."""
 
 

@@ -201,7 +201,7 @@ async def ask(model: Any, messages: list[ChatMessage], **options: Any) -> ChatMe
         async for delta in ask_stream(model, messages, **options):
             fold.add(delta)
         return fold.message()
-    return ChatMessage.from_any(await call_user(call, messages, **_accepted(call, options)))
+    return ChatMessage.from_any(await call_user(call, messages, **accepted(call, options)))
 
 
 async def ask_stream(
@@ -211,7 +211,7 @@ async def ask_stream(
     door = _door(model, _STREAM_DOORS) or _door(model, _DOORS)
     call = _door_of(model, door)
     if door == "agenerate_stream":
-        deltas = call(messages, **_accepted(call, options))
+        deltas = call(messages, **accepted(call, options))
         try:
             async for delta in deltas:
                 yield delta
@@ -220,7 +220,7 @@ async def ask_stream(
             if close is not None:
                 await close()
     elif door == "generate_stream":
-        pieces = await call_user(call, messages, **_accepted(call, options))
+        pieces = await call_user(call, messages, **accepted(call, options))
         try:
             while (delta := await call_user(next, pieces, None)) is not None:
                 yield delta
@@ -295,13 +295,16 @@ def _parameters(fn: Any) -> frozenset[str] | None:
     return frozenset(parameter.name for parameter in parameters)
 
 
-def _accepted(call: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+def accepted(call: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of ``options`` that ``call`` takes and that are given."""
     given = {name: value for name, value in options.items() if value is not None}
     names = _parameters(getattr(call, "__func__", call))
     return given if names is None else {name: value for name, value in given.items() if name in names}
 
 
-def tool_call_from_text(text: str, name_key: str = "name", arguments_key: str = "arguments") -> ChatMessageToolCall:
+def tool_call_from_text(
+    text: str, name_key: str = "name", arguments_key: str = "arguments"
+) -> ChatMessageToolCall:
     """Return the tool call that a model wrote as JSON in its text.
 
     Args:

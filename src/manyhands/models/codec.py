@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from collections.abc import Callable
 
 
-def _find_orjson() -> ModuleType | None:
+def _find_orjson() -> Any:
     try:
-        import orjson
+        return importlib.import_module("orjson")
     except ImportError:
         return None
-    module: ModuleType = orjson
-    return module
 
 
 _orjson = _find_orjson()
-# Only plain JSON types are left to orjson; whatever else goes through `str`, as below.
-_OPTIONS = (
-    0
-    if _orjson is None
-    else _orjson.OPT_PASSTHROUGH_DATACLASS | _orjson.OPT_PASSTHROUGH_DATETIME | _orjson.OPT_PASSTHROUGH_SUBCLASS
+# Plain JSON types only are left to orjson; whatever else goes the way it goes below.
+_OPTIONS: int = _orjson and (
+    _orjson.OPT_PASSTHROUGH_DATACLASS | _orjson.OPT_PASSTHROUGH_DATETIME | _orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 
 
 def _plain(value: Any) -> Any:
     """Return a value that JSON has no form for as one that it has."""
-    for kind in (str, int, float, dict, list, tuple):
-        if isinstance(value, kind):
+    kinds: tuple[Callable[[Any], Any], ...] = (str, int, float, dict, list, tuple)
+    for kind in kinds:
+        if isinstance(value, kind):  # type: ignore[arg-type]
             return kind(value)
-    if isinstance(value, (set, frozenset)):
-        return list(value)
-    return str(value)
+    return list(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def dumps(value: Any) -> bytes:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     import ssl
@@ -32,6 +32,11 @@ class Timeouts:
     first_byte: float | None = 600.0
     between_tokens: float | None = 120.0
     total: float | None = 1800.0
+
+    @property
+    def reply(self) -> float | None:
+        """Seconds for a reply that comes in one piece."""
+        return min((limit for limit in (self.first_byte, self.total) if limit is not None), default=None)
 
     @classmethod
     def of(cls, value: Timeouts | float | Mapping[str, float | None] | None) -> Timeouts:

@@ -70,11 +70,16 @@ def refusal(
     )
 
 
+def is_error(answer: Mapping[str, Any]) -> bool:
+    """Return whether an answer with status 200 is an error object all the same."""
+    return bool(answer.get("error")) or "error" in (answer.get("object"), answer.get("type"))
+
+
 def error_inside(answer: Mapping[str, Any], *, where: str, secret: str | None = None) -> ProviderError:
     """Return the error for an error object that came with status 200, whole or in a stream."""
     if secret:
         answer = codec.loads(codec.dumps(answer).replace(secret.encode(), b"***"))
-    status = _status_inside(answer.get("error"))
+    status = _status_inside(answer.get("error") or answer)
     reason = reason_of(answer) or "an error without a reason"
     return error_class(status)(f"{where} answered with an error: {reason}", status=status, body=answer)
 

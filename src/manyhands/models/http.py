@@ -23,13 +23,15 @@ from yarl import URL
 from manyhands._bridge import PerLoop
 from manyhands.errors import BadRequestError, ConnectionFailedError, ProviderError
 from manyhands.models import failures
+from manyhands.models.patience import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from manyhands.models.endpoint import Endpoint
+    from manyhands.models.endpoint import Endpoint, Timeouts
+    from manyhands.models.patience import Wait
 
 # Sent in one write up to here; longer bodies (pictures) go in pieces that wait for the network.
 _ONE_WRITE = 256 * 1024
@@ -64,7 +66,7 @@ class _Body(Payload):
 
 
 class _Lines:
-    """The session of one loop, and who uses it."""
+    """The session of one loop, who uses it, and the time limits there."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -73,8 +75,15 @@ class _Lines:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
-            trust_env=False,
         )
+        self._patience: dict[float | None, Patience] = {}
+
+    def limit(self, seconds: float | None) -> Wait:
+        """Return a context manager that ends its body with ``TimeoutError`` after ``seconds``."""
+        patience = self._patience.get(seconds)
+        if patience is None:
+            patience = self._patience[seconds] = Patience(seconds, self.loop)
+        return patience.limit()
 
     async def aclose(self) -> None:
         await self.session.close()
@@ -86,70 +95,99 @@ _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class Client:
-    """Asks one endpoint; made at a model's first call.
+    """Asks one endpoint, from any number of event loops; made at a model's first call.
 
     Args:
         endpoint: Where.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
+        limits = endpoint.timeouts
         self.where = endpoint.shown
         self.secret = endpoint.key.reveal() if endpoint.key else None
         self._url = URL(endpoint.url)
-        self._limits = endpoint.timeouts
+        self._limits = limits
+        self._headers = _headers(endpoint)
         self._options = _request_options(endpoint)
+        # aiohttp sets up to three timers for each request, a tenth of all it costs. A plain reply
+        # does without them: see the file on patience.
+        self._plain = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect)
+        self._streamed = aiohttp.ClientTimeout(
+            total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte
+        )
         self._held: _Lines | None = None
 
     def __repr__(self) -> str:
         return f"Client({self.where!r})"
 
-    async def post(self, pieces: Sequence[bytes]) -> bytes:
+    async def post(self, pieces: Sequence[bytes], headers: Mapping[str, str] | None = None) -> bytes:
         """Send a request and return the answer's body.
 
         Args:
             pieces: The request's body.
+            headers: More headers.
 
         Raises:
             ProviderError: Anything went wrong.
         """
-        session = await self._session()
+        lines = await self._open_lines()
+        sent = self._send(lines, pieces, headers, self._plain)
+        del pieces
         try:
-            response = await session.post(self._url, data=_Body(pieces), **self._options)
-            body = await response.read()
+            with lines.limit(self._limits.reply):
+                response = await sent
+                body = await response.read()
         except _FAILURES as error:
-            failure = self._broken(error)
+            failure = self.broken(error, self._limits.reply)
         else:
             if response.status // 100 == 2:
                 return body
             failure = self._refusal(response, body)
-        # Raised out here, an error of aiohttp's does not hang on as context: some hold the headers.
+        # Raised out here, no error of aiohttp's hangs on as its context: some hold the headers.
         raise failure
 
-    async def open(self, pieces: Sequence[bytes]) -> Answer:
+    async def open(self, pieces: Sequence[bytes], headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request and return its answer, still to be read; the caller closes it.
 
         Args:
             pieces: The request's body.
+            headers: More headers.
 
         Raises:
             ProviderError: Anything went wrong.
         """
-        session = await self._session()
+        lines = await self._open_lines()
         try:
-            response = await session.post(self._url, data=_Body(pieces), **self._options)
+            response = await self._send(lines, pieces, headers, self._streamed)
             if response.status // 100 == 2:
-                return Answer(self, response, self._limits.between_tokens)
+                return Answer(self, response, self._limits)
             failure = self._refusal(response, await response.read())
         except _FAILURES as error:
-            failure = self._broken(error)
+            failure = self.broken(error, self._limits.total, self._limits.first_byte)
         raise failure
 
-    async def _session(self) -> aiohttp.ClientSession:
+    def _send(
+        self,
+        lines: _Lines,
+        pieces: Sequence[bytes],
+        headers: Mapping[str, str] | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        return lines.session.post(
+            self._url,
+            data=_Body(pieces),
+            headers={**self._headers, **headers} if headers else self._headers,
+            timeout=timeout,
+            allow_redirects=False,
+            **self._options,
+        )
+
+    async def _open_lines(self) -> _Lines:
         held = self._held
         if held is None or held.loop is not asyncio.get_running_loop() or held.session.closed:
             held = self._held = await _lines.get()
             held.users.add(self)
-        return held.session
+        return held
 
     async def aclose(self) -> None:
         """Let go of the running loop's connections; they are closed when nobody uses them any more."""
@@ -163,46 +201,53 @@ class Client:
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> ProviderError:
         return failures.refusal(response.status, body, response.headers, where=self.where, secret=self.secret)
 
-    def _broken(self, error: Exception, silence: float | None = None) -> ProviderError:
-        limits = self._limits
-        kind: type[ProviderError] = ConnectionFailedError
+    def broken(
+        self, error: Exception, total: float | None = None, silence: float | None = None
+    ) -> ProviderError:
+        """Return what an error of the connection means.
+
+        Args:
+            error: From aiohttp or below.
+            total: The limit that a plain ``TimeoutError`` speaks of.
+            silence: The limit between two pieces that was set.
+        """
         if isinstance(error, aiohttp.InvalidURL):
-            kind, story = BadRequestError, "this is no address that can be asked"
-        elif isinstance(error, aiohttp.ConnectionTimeoutError):
-            story = f"no connection within {limits.connect:g} s"
-        elif isinstance(error, aiohttp.SocketTimeoutError):
-            story = f"silent for {silence or limits.first_byte:g} s"
-        elif isinstance(error, TimeoutError):
-            story = f"no complete answer within {limits.total:g} s"
-        elif isinstance(error, aiohttp.ClientConnectorError):
-            story = f"no connection ({error.os_error})"
-        elif isinstance(error, aiohttp.ServerDisconnectedError):
-            story = "the connection was closed before an answer came"
-        elif isinstance(error, aiohttp.ClientPayloadError):
-            story = "the answer broke off"
-        elif isinstance(error, aiohttp.ClientResponseError):
-            return kind(f"{self.where}: the answer is no valid HTTP ({error.message})")
-        else:
-            story = f"the connection broke ({error or type(error).__name__})"
-        failure = kind(f"{self.where}: {story}.")
-        failure.__cause__ = error
+            return BadRequestError(f"{self.where}: this is no address that can be asked.")
+        limits = (self._limits.connect, silence, total)
+        failure = ConnectionFailedError(f"{self.where}: {_story(error, *limits)}.")
+        if not isinstance(error, aiohttp.ClientResponseError):  # that one shows all headers in its repr
+            failure.__cause__ = error
         return failure
 
 
-def _request_options(endpoint: Endpoint) -> dict[str, Any]:
-    limits = endpoint.timeouts
-    headers = CIMultiDict(
-        # Replies are short: to unpack them would cost more than it saves.
-        [("Accept-Encoding", "identity"), ("User-Agent", "manyhands"), *endpoint.headers]
-    )
+def _story(error: Exception, connect: float | None, silence: float | None, total: float | None) -> str:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {connect} s"
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return f"silent for {silence} s"
+    if isinstance(error, TimeoutError):
+        return f"no complete answer within {total} s"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection ({error.os_error})"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before an answer came"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"what came is no HTTP answer ({error.message})"
+    return f"the connection broke ({error or type(error).__name__})"
+
+
+def _headers(endpoint: Endpoint) -> CIMultiDict[str]:
+    # Replies are short: to unpack them would cost more than it saves.
+    headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": "manyhands"})
+    headers.update(endpoint.headers)
     headers.update((name, secret.reveal()) for name, secret in endpoint.secret_headers)
-    options: dict[str, Any] = {
-        "headers": headers,
-        "timeout": aiohttp.ClientTimeout(
-            total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte
-        ),
-        "allow_redirects": False,
-    }
+    return headers
+
+
+def _request_options(endpoint: Endpoint) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     if endpoint.proxy:
         options["proxy"] = URL(endpoint.proxy)
     if endpoint.ssl is not True:
@@ -216,16 +261,17 @@ class Answer:
     Args:
         client: Who asked.
         response: What aiohttp has of it.
-        patience: Seconds from one piece to the next.
+        limits: How long to wait for it.
     """
 
     # A server that has said its last word closes the answer at once; another one is not waited for.
     _FAREWELL = 0.1
 
-    def __init__(self, client: Client, response: aiohttp.ClientResponse, patience: float | None) -> None:
+    def __init__(self, client: Client, response: aiohttp.ClientResponse, limits: Timeouts) -> None:
         self._client = client
         self._response = response
-        self._patience = patience
+        self._limits = limits
+        self._silence = limits.first_byte
 
     async def read(self) -> bytes:
         """Return the bytes that arrived since, at least one; ``b""`` at the end.
@@ -236,14 +282,18 @@ class Answer:
         try:
             chunk = await self._response.content.readany()
         except _FAILURES as error:
-            failure = self._client._broken(error, self._patience)
+            failure = self._client.broken(error, self._limits.total, self._silence)
         else:
-            # From the first piece on, silence is measured by the other limit.
-            connection = self._response.connection
-            if connection is not None and connection.protocol is not None:
-                connection.protocol.read_timeout = self._patience
+            self._expect_more()
             return chunk
         raise failure
+
+    def _expect_more(self) -> None:
+        """From the first piece on, silence is measured by the other limit."""
+        self._silence = self._limits.between_tokens
+        connection = self._response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = self._silence
 
     async def finish(self) -> None:
         """Read what should be nothing more, so that the connection can be used again."""

@@ -23,6 +23,7 @@ from manyhands.messages import (
     encode_image,
 )
 from manyhands.models import codec
+from manyhands.models.stopping import StopCutter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ _TEXT_START, _TEXT_END = b',"content":"', b'"}'
 _PARTS_START, _PARTS_END = b',"content":[', b"]}"
 
 
-class ImageOnLoop(Exception):  # noqa: N818 - a signal to the encoder's caller, not a failure
+class ImageOnLoop(Exception):
     """An image has to be encoded first, which takes too long for an event loop."""
 
 
@@ -210,16 +211,12 @@ def _media_type(image: bytes) -> str:
 
 
 def _encoded_calls(calls: Iterable[ChatMessageToolCall]) -> bytes:
-    return codec.dumps(
-        [
-            {
-                "id": call.id,
-                "type": call.type or "function",
-                "function": {"name": call.function.name, "arguments": arguments_text(call.function.arguments)},
-            }
-            for call in calls
-        ]
-    )
+    return codec.dumps([_call_as_dict(call, arguments_text(call.function.arguments)) for call in calls])
+
+
+def _call_as_dict(call: ChatMessageToolCall, arguments: Any) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": call.type or "function", "function": function}
 
 
 def arguments_text(arguments: Any) -> str:
@@ -231,14 +228,7 @@ def arguments_text(arguments: Any) -> str:
 
 def calls_as_text(calls: Iterable[ChatMessageToolCall]) -> str:
     """Return tool calls as text, for models that take no tool messages."""
-    described = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.function.name, "arguments": call.function.arguments},
-        }
-        for call in calls
-    ]
+    described = [_call_as_dict(call, call.function.arguments) for call in calls]
     return f"Calling tools:\n{described}"
 
 
@@ -265,10 +255,18 @@ class ToolEncoder:
         return known[1]
 
 
+def response_format(wanted: Any) -> Any:
+    """Return the response format of a request: a pydantic class stands for the schema it makes."""
+    if not isinstance(wanted, type) or not hasattr(wanted, "model_json_schema"):
+        return wanted
+    schema = {"name": wanted.__name__, "schema": wanted.model_json_schema()}
+    return {"type": "json_schema", "json_schema": schema}
+
+
 # --- Replies, coming in ------------------------------------------------------------------------
 
-_SHOWN_ELSEWHERE = frozenset({"object", "usage", "choices"})
-_SHOWN_IN_MESSAGE = frozenset(
+_KNOWN = frozenset({"object", "usage", "choices"})
+_KNOWN_OF_MESSAGE = frozenset(
     {"role", "content", "tool_calls", "function_call", "reasoning_content", "reasoning"}
 )
 
@@ -295,8 +293,10 @@ def reply_message(answer: Mapping[str, Any]) -> ChatMessage:
 def _reply_call(call: Mapping[str, Any]) -> ChatMessageToolCall:
     function = call.get("function") or {}
     arguments = function.get("arguments")
+    if arguments in (None, ""):
+        arguments = "{}"
     return ChatMessageToolCall(
-        ChatMessageToolCallFunction("{}" if arguments in (None, "") else arguments, function.get("name") or ""),
+        ChatMessageToolCallFunction(arguments, function.get("name") or ""),
         call.get("id") or new_call_id(),
         call.get("type") or "function",
     )
@@ -336,9 +336,9 @@ def reasoning_text(message: Mapping[str, Any]) -> str | None:
 
 def _raw(answer: Mapping[str, Any], choice: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the answer says beyond the message, in its own shape: thousands of them are kept."""
-    raw = {name: value for name, value in answer.items() if value is not None and name not in _SHOWN_ELSEWHERE}
+    raw = {name: value for name, value in answer.items() if value is not None and name not in _KNOWN}
     kept = {name: value for name, value in choice.items() if value is not None and name != "message"}
-    extra = {name: value for name, value in message.items() if value and name not in _SHOWN_IN_MESSAGE}
+    extra = {name: value for name, value in message.items() if value and name not in _KNOWN_OF_MESSAGE}
     if extra:
         kept["message"] = extra
     others = answer["choices"][1:]
@@ -363,15 +363,19 @@ def token_usage(usage: Any) -> TokenUsage | None:
 class StreamedReply:
     """Reads the chunks of a streamed chat completion.
 
+    Args:
+        stop_sequences: Where to cut the text, for models that do not stop there themselves.
+
     Attributes:
         finished: Whether the provider said that the reply is complete.
         usage: The last token counts seen: servers that send some with every chunk count upwards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_sequences: Iterable[str] | None = None) -> None:
         self.finished = False
         self.usage: TokenUsage | None = None
         self._calls = _CallPieces()
+        self._cutter = StopCutter(stop_sequences) if stop_sequences else None
 
     def take(self, chunk: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         """Take one chunk; return what it adds to the reply, if anything."""
@@ -382,19 +386,28 @@ class StreamedReply:
         if not choices:
             return None
         choice = choices[0]
-        if choice.get("finish_reason"):
+        if choice.get("finish_reason") or "message" in choice:
             self.finished = True
         delta = choice.get("delta") or choice.get("message")
         return self._delta(delta) if delta else None
 
     def _delta(self, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         content = content_text(delta.get("content"))
+        if content and self._cutter is not None:
+            content = self._cutter.feed(content)
         calls = delta.get("tool_calls")
         reasoning = reasoning_text(delta)
         if not (content or calls or reasoning):
             return None
         pieces = [self._calls.piece(call) for call in calls] if calls else None
         return ChatMessageStreamDelta(content or None, pieces, None, reasoning)
+
+    def end(self) -> ChatMessageStreamDelta | None:
+        """Return what is still due when the stream has ended: held text, token counts."""
+        rest = self._cutter.end() if self._cutter is not None else ""
+        if not rest and self.usage is None:
+            return None
+        return ChatMessageStreamDelta(rest or None, None, self.usage)
 
 
 class _CallPieces:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from importlib import resources
+import pkgutil
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from manyhands.errors import TemplateError
@@ -64,13 +64,10 @@ def _load(name: str) -> PromptTemplates:
     import yaml  # type: ignore[import-untyped, unused-ignore]
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    texts = [
-        resources.files(__name__).joinpath(file).read_text(encoding="utf-8")
-        for file in ("shared.yaml", f"{name}.yaml")
-    ]
     merged: dict[str, Any] = {}
-    for text in texts:
-        merged.update(yaml.load(text, Loader=loader))  # noqa: S506 - one of the safe loaders
+    for file in ("shared.yaml", f"{name}.yaml"):
+        # Read by the import system, as code is: once per process, also from a zip.
+        merged.update(yaml.load(pkgutil.get_data(__name__, file) or b"", Loader=loader))
     return cast("PromptTemplates", merged)
 
 
@@ -102,11 +99,13 @@ def _compile(template: str) -> Template:
     from jinja2 import Environment, StrictUndefined
     from jinja2.exceptions import TemplateSyntaxError
 
-    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - prompts are no HTML
+    environment = Environment(undefined=StrictUndefined, autoescape=False)
     try:
         return environment.from_string(template)
     except TemplateSyntaxError as error:
-        raise TemplateError(f"The prompt template is no valid Jinja2, line {error.lineno}: {error}.") from error
+        raise TemplateError(
+            f"The prompt template is no valid Jinja2, line {error.lineno}: {error}."
+        ) from error
 
 
 def populate_template(template: str, variables: Mapping[str, Any]) -> str:
@@ -124,4 +123,6 @@ def populate_template(template: str, variables: Mapping[str, Any]) -> str:
     try:
         return _compile(template).render(**variables)
     except UndefinedError as error:
-        raise TemplateError(f"Error during jinja template rendering: {error}. Given: {sorted(variables)}.") from error
+        raise TemplateError(
+            f"Error during jinja template rendering: {error}. Given: {sorted(variables)}."
+        ) from error

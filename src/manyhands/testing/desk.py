@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiohttp import web
 
 from manyhands.testing.encoding import DONE, Answer, completion, finish, stream_events
-from manyhands.testing.faults import BAD_JSON, DRIP, RESET, STALL, TRUNCATE
+from manyhands.testing.faults import BAD_JSON, DRIP, FREEZE, RESET, STALL, TRUNCATE
 from manyhands.testing.quota import retry_headers
 from manyhands.testing.wire import Call, ChatRequest, Reply, WireError, parse_request
 
@@ -37,7 +37,7 @@ CHAT = "/v1/chat/completions"
 _CREATED = 1_700_000_000
 _JSON = {"Content-Type": "application/json"}
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-# Pieces of a paced stream that fall due within this time go out in one write: the loop is not woken per token.
+# Pieces of a paced stream due within this time go out in one write: the loop is not woken for each token.
 _TICK = 0.01
 _DRIP_PIECES = 20
 _SILENT_RESET = struct.pack("ii", 1, 0)
@@ -221,14 +221,15 @@ class Desk:
             raise
         except Exception as error:
             # Whoever wrote the policy sees on the client's side what is wrong with it.
-            raise WireError(500, f"The policy failed: {type(error).__name__}: {error}", code="policy") from error
+            raise WireError(
+                500, f"The policy failed: {type(error).__name__}: {error}", code="policy"
+            ) from error
 
     async def _misbehave(self, fault: str, delay: float, request: web.BaseRequest) -> None:
         """Do what a fault does before there is an answer, if it does anything then."""
         self.stats.faults[fault] += 1
         if fault == STALL:
-            # Until the client goes or the server stops: both cancel this.
-            await asyncio.get_running_loop().create_future()
+            await _for_ever()
         if fault == RESET:
             await asyncio.sleep(delay)
             _reset(request)
@@ -248,11 +249,13 @@ class Desk:
             return web.Response(body=body[: len(body) // 2], headers=headers | _JSON)
         response = web.StreamResponse(headers=headers | _JSON | {"Content-Length": str(len(body))})
         await response.prepare(request)
-        if fault == TRUNCATE:
-            await response.write(body[: len(body) // 2])
-            _hang_up(request)
-        else:
+        if fault == DRIP:
             await self._drip(response, body)
+            return response
+        await response.write(body[: len(body) // 2])
+        if fault == FREEZE:
+            await _for_ever()
+        _hang_up(request)
         return response
 
     async def _stream(
@@ -271,12 +274,14 @@ class Desk:
         await response.prepare(request)
         if fault == BAD_JSON:
             events[len(events) // 2] = events[len(events) // 2][:40] + b"\n\n"
-        elif fault == TRUNCATE:
+        elif fault in (TRUNCATE, FREEZE):
             del events[len(events) // 2 :]
         if fault == DRIP:
             await self._drip(response, b"".join(events))
         else:
             await self._paced(response, events)
+        if fault == FREEZE:
+            await _for_ever()
         if fault == TRUNCATE:
             _hang_up(request)
         return response
@@ -354,6 +359,12 @@ async def _read(request: web.BaseRequest) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise WireError(413, "The request is too large.", code="request_too_large") from error
+
+
+async def _for_ever() -> NoReturn:
+    """Wait until the client goes or the server stops: both cancel this."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("unreachable")
 
 
 def _refuse(error: WireError) -> web.Response:

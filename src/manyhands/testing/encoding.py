@@ -132,7 +132,7 @@ def stream_events(answer: Answer, model: str, include_usage: bool) -> list[bytes
     tail = '],"usage":null}\n\n' if include_usage else "]}\n\n"
     deltas = _deltas(answer)
     events = [f"{head}{_CHOICE % (delta, 'null')}{tail}".encode() for delta in deltas]
-    events.append(f'{head}{_CHOICE % ("{}", _quote(answer.finish_reason))}{tail}'.encode())
+    events.append(f"{head}{_CHOICE % ('{}', _quote(answer.finish_reason))}{tail}".encode())
     if include_usage:
         events.append(f'{head}],"usage":{answer.usage}}}\n\n'.encode())
     return events
@@ -154,9 +154,7 @@ def _deltas(answer: Answer) -> list[str]:
 
 def pieces(text: str) -> list[str]:
     """Split text into pieces of one token."""
-    return [
-        text[start : start + CHARACTERS_PER_TOKEN] for start in range(0, len(text), CHARACTERS_PER_TOKEN)
-    ]
+    return [text[start : start + CHARACTERS_PER_TOKEN] for start in range(0, len(text), CHARACTERS_PER_TOKEN)]
 
 
 def _with_ids(calls: Sequence[Call]) -> list[tuple[str, str, str]]:

@@ -13,8 +13,13 @@ from random import Random
 Latency = float | tuple[float, float] | str | Callable[[Random], float]
 Faults = Mapping[str | int, float] | Iterable[str | int | None] | str
 
-RESET, STALL, TRUNCATE, BAD_JSON, DRIP = "reset", "stall", "truncate", "bad_json", "drip"
-_KINDS = (RESET, STALL, TRUNCATE, BAD_JSON, DRIP)
+RESET = "reset"  # the connection breaks before the answer
+STALL = "stall"  # the request is taken and never answered
+TRUNCATE = "truncate"  # the connection closes in the middle of the answer
+FREEZE = "freeze"  # the answer stops in the middle, and the connection stays open
+BAD_JSON = "bad_json"  # what arrives is no JSON
+DRIP = "drip"  # the answer comes in small pieces, slowly
+_KINDS = (RESET, STALL, TRUNCATE, FREEZE, BAD_JSON, DRIP)
 
 
 class FaultPlan:
@@ -47,8 +52,8 @@ class FaultPlan:
                 if drawn < limit:
                     return kind
         elif self._scripted:
-            kind = next(self._script, None)
-            return None if kind is None else check_kind(kind)
+            scripted = next(self._script, None)
+            return None if scripted is None else check_kind(scripted)
         return None
 
 
@@ -56,7 +61,8 @@ def check_kind(kind: str | int) -> str:
     """Return a fault's name as text.
 
     Args:
-        kind: ``"reset"``, ``"stall"``, ``"truncate"``, ``"bad_json"``, ``"drip"`` or an HTTP status from 400.
+        kind: ``"reset"``, ``"stall"``, ``"truncate"``, ``"freeze"``, ``"bad_json"``, ``"drip"`` or an HTTP
+            status from 400.
 
     Raises:
         ValueError: If it is none of these.
@@ -64,7 +70,9 @@ def check_kind(kind: str | int) -> str:
     name = str(kind)
     if name in _KINDS or (name.isdecimal() and 400 <= int(name) <= 599):
         return name
-    raise ValueError(f"Unknown fault {name!r}: use an HTTP status from 400 to 599, or one of {', '.join(_KINDS)}.")
+    raise ValueError(
+        f"Unknown fault {name!r}: use an HTTP status from 400 to 599, or one of {', '.join(_KINDS)}."
+    )
 
 
 def _thresholds(rates: Mapping[str | int, float]) -> list[tuple[float, str]]:

@@ -155,19 +155,19 @@ def duration(seconds: float) -> str:
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """Return the headers that ask a client to wait: whole seconds as HTTP has them, and exact milliseconds."""
+    """Return the headers that ask a client to wait: whole seconds as HTTP has them, and milliseconds."""
     return {"Retry-After": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
 
 
-def _refusal(name: str, bucket: Bucket, amount: float, wait: float, headers: dict[str, str]) -> WireError:
+def _refusal(name: str, bucket: Bucket, amount: int, wait: float, told: dict[str, str]) -> WireError:
     limit = f"Limit {bucket.per_minute:.0f} {name} per minute"
     if math.isinf(wait):
-        message = f"Request too large: {limit}, requested {amount:.0f}. It can never be served."
+        message = f"Request too large: {limit}, requested {amount}. It can never be served."
     else:
         used = bucket.capacity - bucket.level
         message = (
-            f"Rate limit reached for {name}: {limit}, used {used:.0f}, requested {amount:.0f}. "
+            f"Rate limit reached for {name}: {limit}, used {used:.0f}, requested {amount}. "
             f"Please try again in {duration(wait)}."
         )
-        headers = headers | retry_headers(wait)
-    return WireError(429, message, code="rate_limit_exceeded", type=name, headers=headers)
+        told = told | retry_headers(wait)
+    return WireError(429, message, code="rate_limit_exceeded", type=name, headers=told)

@@ -28,6 +28,7 @@ from aiohttp import web
 from manyhands.testing.desk import Desk, Stats
 from manyhands.testing.faults import FaultPlan, Faults, Latency, latency_source
 from manyhands.testing.quota import Quota
+from manyhands.testing.solver import solve
 from manyhands.testing.wire import Call, ChatRequest, Reply, WireError
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class SimulatedProvider:
         tokens_per_minute: Rate limit of prompt and completion tokens for each key.
         burst: Seconds of these rates that a key can save up.
         faults: Rates by kind (``"429"``, ``"500"``, ``"503"`` or another status, ``"reset"``, ``"stall"``,
-            ``"truncate"``, ``"bad_json"``, ``"drip"``), the same as text (``"500=0.02,reset=0.01"``), or a
-            sequence that says what each request in turn meets (``["429", None, "reset"]``).
+            ``"truncate"``, ``"freeze"``, ``"bad_json"``, ``"drip"``), the same as text
+            (``"500=0.02,reset=0.01"``), or a sequence that says what each request in turn meets
+            (``["429", None, "reset"]``).
         seed: Makes faults and latency repeatable.
         policy: Says what to reply; sync or async. Without one, tasks are solved as described above.
         api_key: The key, or the keys, that are let in; without it any client is.
@@ -95,7 +97,7 @@ class SimulatedProvider:
         self.port = port
         self.received: deque[ChatRequest] = deque(maxlen=record)
         self._desk = Desk(
-            policy=policy or _solver(),
+            policy=policy or solve,
             latency=latency_source(latency, seed),
             quota=Quota(requests_per_minute, tokens_per_minute, burst),
             faults=FaultPlan(faults, seed),
@@ -269,12 +271,12 @@ class _ServerThread(threading.Thread):
         self.join()
 
 
-def _request(loop: asyncio.AbstractEventLoop, *arguments: Any) -> web.BaseRequest:
-    return web.BaseRequest(*arguments, loop, client_max_size=_LARGEST_BODY)
-
-
-def _solver() -> Policy:
-    # Imported on use: a provider with a policy of its own needs none of it.
-    from manyhands.testing.solver import solve
-
-    return solve
+def _request(
+    loop: asyncio.AbstractEventLoop,
+    message: Any,
+    payload: Any,
+    protocol: Any,
+    writer: Any,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_LARGEST_BODY)

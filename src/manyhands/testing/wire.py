@@ -123,7 +123,8 @@ class ChatRequest:
     max_tokens: int | None
     response_format: dict[str, Any] | None
     prompt_tokens: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    # Not shown: the key is in them.
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def text_of(self, index: int = -1) -> str:
         """Return the text of one message, of the last by default."""
@@ -346,10 +347,10 @@ def _messages_tokens(messages: object) -> int:
         if not isinstance(message, dict):
             _wrong_type(f"messages[{index}]", "an object", message)
         role = message.get("role")
+        if role is None:
+            _missing(f"messages[{index}].role")
         if role not in ROLES:
-            _missing(f"messages[{index}].role") if role is None else _unsupported(
-                f"messages[{index}].role", role, ROLES
-            )
+            _unsupported(f"messages[{index}].role", role, ROLES)
         open_calls = _follow_calls(message, role, open_calls, index)
         content = message.get("content")
         if type(content) is str:
@@ -364,7 +365,9 @@ def _messages_tokens(messages: object) -> int:
     return estimate_tokens(characters) + images * TOKENS_PER_IMAGE
 
 
-def _follow_calls(message: dict[str, Any], role: str, open_calls: set[str] | None, index: int) -> set[str] | None:
+def _follow_calls(
+    message: dict[str, Any], role: str, open_calls: set[str] | None, index: int
+) -> set[str] | None:
     """Hold tool messages to the calls they answer; return the calls still unanswered, if any are known."""
     if role == "tool":
         call_id = message.get("tool_call_id")

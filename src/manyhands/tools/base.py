@@ -7,30 +7,30 @@ and everything derived from its description is made once and kept on it.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import functools
 import importlib
 import inspect
-import keyword
 import threading
 from abc import ABC, abstractmethod
 from asyncio import events
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, overload
 
 from manyhands._bridge import call_sync, is_async_callable, run_sync
 from manyhands.errors import ToolDefinitionError, UnknownToolError
 from manyhands.schema import (
-    AUTHORIZED_TYPES,
+    NO_DEFAULT,
+    FunctionDescription,
     Parameter,
+    ResultDescription,
     Signature,
     describe_function,
-    is_optional_hint,
+    fields_text,
     nearest,
     python_type,
-    resolve_hint,
 )
+from manyhands.tools.definition import check_forward, check_inputs, check_texts, check_tool_name
+from manyhands.tools.setup import Turn, set_up, set_up_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,12 +53,13 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
     """Wrap an ``__init__`` so that the tool is checked once the outermost one has finished."""
 
     @functools.wraps(init)
-    def wrapper(self: Tool, *args: Any, **kwargs: Any) -> None:
+    def checked_init(self: Tool, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        if type(self).__init__ is wrapper:
+        if type(self).__init__ is checked_init:
             self._finish()
 
-    return wrapper
+    checked_init.checks = True  # type: ignore[attr-defined]
+    return checked_init
 
 
 class Tool(BaseTool):
@@ -88,9 +89,12 @@ class Tool(BaseTool):
     skip_forward_signature_validation = False
     is_initialized = False
 
+    # What a function said about itself; an attribute that is set later wins over it.
+    _parameters: list[Parameter] | None = None
+    _result: ResultDescription | None = None
     # Derived from the description, made on first use, dropped when the description changes.
     _facts: _Facts | None = None
-    _setting_up: _Turn | None = None
+    _setting_up: Turn | None = None
 
     @_checked
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -98,18 +102,47 @@ class Tool(BaseTool):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
+        if "__init__" in cls.__dict__ or not hasattr(cls.__init__, "checks"):
             cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
 
     def _finish(self) -> None:
-        _check_definition(self)
-        if type(self).setup is Tool.setup and "setup" not in self.__dict__:
+        if not callable(getattr(self, "forward", None)):
+            raise ToolDefinitionError(
+                f"The tool class {type(self).__name__} has no `forward`: "
+                "write `def forward(self, ...)` or `async def forward(self, ...)`."
+            )
+        if getattr(self, "inputs", None) is None:
+            self._derive()
+        check_texts(self)
+        check_inputs(self)
+        if not self.skip_forward_signature_validation and self._parameters is None:
+            check_forward(self)
+        if getattr(self.setup, "__func__", None) is Tool.setup:
             self.is_initialized = True
+
+    def _derive(self) -> None:
+        """Fill in what the class does not say from its ``forward``."""
+        name = getattr(self, "name", None) or type(self).__name__
+        told = describe_function(self.forward, name=name, description=getattr(self, "description", None))
+        self._describe(told)
+
+    def _describe(self, told: FunctionDescription) -> None:
+        """Take over what a function says about itself, except what is set already."""
+        self.inputs = {parameter.name: parameter.schema for parameter in told.parameters}
+        if not hasattr(self, "description"):
+            self.description = told.description
+        if not hasattr(self, "output_type"):
+            self.output_type = told.result.type
+            self.output_schema = self.output_schema or told.result.schema
+            self._result = told.result
+        self._parameters = told.parameters
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
         if name in _DESCRIBING:
             object.__setattr__(self, "_facts", None)
+            for derived in _OUTDATED.get(name, ()):
+                object.__setattr__(self, derived, None)
 
     def setup(self) -> Any:
         """Prepare what is expensive (a client, a model); done once, before the first call.
@@ -130,12 +163,10 @@ class Tool(BaseTool):
             What ``forward`` returns.
         """
         if not self.is_initialized:
-            await _set_up(self)
+            await set_up(self)
         facts = self._facts or self._learn()
-        if args and not kwargs:
-            args, kwargs = _unpacked(args, facts.signature)
-        if facts.signature.converts:
-            args, kwargs = facts.signature.convert(args, kwargs)
+        if (args and not kwargs) or facts.signature.converts:
+            args, kwargs = _prepared(args, kwargs, facts.signature)
         if facts.is_async:
             return await self.forward(*args, **kwargs)
         result = await call_sync(functools.partial(self.forward, *args, **kwargs), label=facts.label)
@@ -152,11 +183,8 @@ class Tool(BaseTool):
             call = self.acall(*args, **kwargs)
             return run_sync(call) if events._get_running_loop() is None else call
         if not self.is_initialized:
-            _set_up_now(self)
-        if args and not kwargs:
-            args, kwargs = _unpacked(args, facts.signature)
-        if facts.signature.converts:
-            args, kwargs = facts.signature.convert(args, kwargs)
+            set_up_now(self)
+        args, kwargs = _prepared(args, kwargs, facts.signature)
         result = self.forward(*args, **kwargs)
         if inspect.isawaitable(result) and events._get_running_loop() is None:
             return run_sync(result)
@@ -193,14 +221,12 @@ class Tool(BaseTool):
         """Return the tool in OpenAI's function format; the same object every time."""
         facts = self._facts or self._learn()
         if facts.json_schema is None:
-            facts.json_schema = {
-                "type": "function",
-                "function": {
-                    "name": self.name,
-                    "description": self.description,
-                    "parameters": facts.signature.json_schema(),
-                },
+            function = {
+                "name": self.name,
+                "description": self.description,
+                "parameters": facts.signature.json_schema(),
             }
+            facts.json_schema = {"type": "function", "function": function}
         return facts.json_schema
 
     def to_code_prompt(self) -> str:
@@ -223,14 +249,12 @@ class Tool(BaseTool):
         object.__setattr__(self, "_facts", facts)
         return facts
 
-    def _parameters(self) -> list[Parameter]:
-        return _parameters_from_inputs(self)
-
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
+        return f"<{type(self).__name__} {getattr(self, 'name', '?')}>"
 
 
 _DESCRIBING = frozenset({"name", "description", "inputs", "output_type", "output_schema", "forward"})
+_OUTDATED = {"inputs": ("_parameters",), "output_type": ("_result",), "output_schema": ("_result",)}
 
 
 class _Facts:
@@ -241,62 +265,66 @@ class _Facts:
     def __init__(self, tool: Tool) -> None:
         self.is_async = is_async_callable(tool.forward)
         self.label = f"tool-{tool.name}"
-        self.signature = Signature(tool.name, tool._parameters())
+        self.signature = Signature(tool.name, tool._parameters or _parameters_from_inputs(tool))
         self.json_schema: dict[str, Any] | None = None
         self.code_prompt: str | None = None
 
 
-def _unpacked(args: tuple[Any, ...], signature: Signature) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Take ``tool({"city": "Paris"})`` for ``tool(city="Paris")``, as models write both."""
-    if len(args) == 1 and isinstance(args[0], dict) and args[0]:
+def _parameters_from_inputs(tool: Tool) -> list[Parameter]:
+    taken: Mapping[str, inspect.Parameter] = {}
+    if not tool.skip_forward_signature_validation:
+        taken = inspect.signature(tool.forward).parameters
+    parameters = []
+    for name, schema in tool.inputs.items():
+        default = taken[name].default if name in taken else NO_DEFAULT
+        required = default is NO_DEFAULT and not schema.get("nullable")
+        parameters.append(Parameter(name, schema, required, default))
+    return parameters
+
+
+def _prepared(
+    args: tuple[Any, ...], kwargs: dict[str, Any], signature: Signature
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take ``tool({"city": "Paris"})`` for ``tool(city="Paris")``, and make objects of plain values."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], dict) and args[0]:
         given: dict[str, Any] = args[0]
         if all(key in signature.parameters for key in given):
-            return (), given
-    return args, {}
+            args, kwargs = (), given
+    return signature.convert(args, kwargs) if signature.converts else (args, kwargs)
+
+
+# --- The text that models see ------------------------------------------------------------------
 
 
 def _code_prompt(tool: Tool, signature: Signature) -> str:
     shown = []
     for name, parameter in signature.parameters.items():
-        default = f" = {parameter.default_text}" if parameter.default is not inspect.Parameter.empty else ""
+        default = "" if parameter.default is NO_DEFAULT else f" = {parameter.default_text}"
         shown.append(f"{name}: {python_type(parameter.schema)}{default}")
     lines = [tool.description]
     if signature.parameters:
         lines += ["", "Args:"]
-        lines += [f"    {name}: {_described(p.schema)}" for name, p in signature.parameters.items()]
-    returns = _described_result(tool)
-    if returns:
-        lines += ["", "Returns:", f"    {returns}"]
-    body = "\n".join(lines).replace("\n", "\n    ").replace("\n    \n", "\n\n")
-    output = python_type(tool.output_schema or {"type": tool.output_type})
-    return f'def {tool.name}({", ".join(shown)}) -> {output}:\n    """{body}\n    """'
+        lines += [f"    {name}: {_argument_words(p.schema)}" for name, p in signature.parameters.items()]
+    result = tool._result or _result_from_attributes(tool)
+    if result.words:
+        lines += ["", "Returns:", f"    {result.words}"]
+    body = "\n".join(f"    {line}" if line.strip() else "" for line in "\n".join(lines).splitlines())
+    return f'def {tool.name}({", ".join(shown)}) -> {result.hint}:\n    """{body.lstrip()}\n    """'
 
 
-def _described(schema: Mapping[str, Any]) -> str:
+def _argument_words(schema: Mapping[str, Any]) -> str:
     text = str(schema.get("description", "")).replace("\n", "\n        ")
     fields = fields_text(schema)
-    return f"{text} {fields}" if fields else text
+    return f"{text.rstrip('.')}. Keys: {{{fields}}}." if fields else text
 
 
-def _described_result(tool: Tool) -> str:
-    words = getattr(tool, "returns", "")
+def _result_from_attributes(tool: Tool) -> ResultDescription:
+    hint = python_type({"type": tool.output_type})
     if tool.output_schema is None:
-        return str(words)
-    fields = fields_text(tool.output_schema) or f"JSON schema: {tool.output_schema}"
-    return f"{words} {fields}".strip()
-
-
-def fields_text(schema: Mapping[str, Any]) -> str:
-    """Return the keys of an object's schema as one line for a prompt, "" if it names none."""
-    properties = schema.get("properties")
-    if not properties:
-        return ""
-    required = schema.get("required", ())
-    fields = [
-        f"{name!r}: {python_type(field)}{'' if name in required else ' (optional)'}"
-        for name, field in properties.items()
-    ]
-    return f"A dict with the keys {{{', '.join(fields)}}}."
+        return ResultDescription(hint=hint)
+    fields = fields_text(tool.output_schema)
+    words = f"{hint} with the keys {{{fields}}}." if fields else f"Fits the JSON schema {tool.output_schema}."
+    return ResultDescription(hint=hint, words=words)
 
 
 def get_tool_json_schema(tool: Tool) -> dict[str, Any]:
@@ -307,208 +335,6 @@ def get_tool_json_schema(tool: Tool) -> dict[str, Any]:
 def validate_tool_arguments(tool: Tool, arguments: Any) -> dict[str, Any]:
     """Check the arguments of a model's call: another name of :meth:`Tool.check_arguments`."""
     return tool.check_arguments(arguments)
-
-
-# --- Checks of a definition --------------------------------------------------------------------
-
-
-def _check_definition(tool: Tool) -> None:
-    """Raise :class:`ToolDefinitionError` if ``tool`` cannot work as it is written."""
-    kind = type(tool).__name__
-    if not callable(getattr(tool, "forward", None)):
-        raise ToolDefinitionError(
-            f"The tool class {kind} has no `forward`: write `def forward(self, ...)` or `async def forward(self, ...)`."
-        )
-    name = _text_attribute(tool, "name")
-    check_tool_name(name)
-    if getattr(tool, "inputs", None) is None:
-        _derive(tool)
-    _text_attribute(tool, "description")
-    output_type = _text_attribute(tool, "output_type")
-    if output_type not in AUTHORIZED_TYPES:
-        raise ToolDefinitionError(
-            f"The tool '{name}' has the output type '{output_type}', which is not one of {', '.join(AUTHORIZED_TYPES)}."
-        )
-    _check_inputs(tool)
-    if not tool.skip_forward_signature_validation:
-        _check_forward(tool)
-
-
-def _text_attribute(tool: Tool, attribute: str) -> str:
-    value = getattr(tool, attribute, None)
-    if not isinstance(value, str) or not value.strip():
-        given = "has no" if value is None else f"has {value!r} as its"
-        raise ToolDefinitionError(
-            f"The tool class {type(tool).__name__} {given} `{attribute}`: set the class attribute `{attribute}` to a text."
-        )
-    return value
-
-
-def check_tool_name(name: str) -> None:
-    """Raise :class:`ToolDefinitionError` unless generated code can call a tool of this name."""
-    if not name.isidentifier() or keyword.iskeyword(name):
-        reason = "a reserved word of Python" if keyword.iskeyword(name) else "not a Python identifier"
-        raise ToolDefinitionError(
-            f"The tool name '{name}' is {reason}: use letters, digits and underscores, such as 'get_weather'."
-        )
-
-
-def _derive(tool: Tool) -> None:
-    """Read what the class does not say from the hints and the docstring of its ``forward``."""
-    told = describe_function(
-        tool.forward, name=tool.name, description=getattr(tool, "description", None) or None
-    )
-    tool.inputs = {parameter.name: parameter.schema for parameter in told.parameters}
-    if not hasattr(tool, "description"):
-        tool.description = told.description
-    if not hasattr(tool, "output_type"):
-        tool.output_type = told.output_type
-    object.__setattr__(tool, "_parameters", lambda: told.parameters)
-
-
-def _check_inputs(tool: Tool) -> None:
-    if not isinstance(tool.inputs, dict):
-        raise ToolDefinitionError(
-            f"The inputs of the tool '{tool.name}' must be a dict, not {tool.inputs!r}."
-        )
-    for name, schema in tool.inputs.items():
-        where = f"The argument '{name}' of the tool '{tool.name}'"
-        if not isinstance(schema, dict):
-            raise ToolDefinitionError(f"{where} must be described by a dict with `type` and `description`.")
-        for key in ("type", "description"):
-            if not schema.get(key):
-                raise ToolDefinitionError(f"{where} has no `{key}`: add it to its entry in `inputs`.")
-        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        for kind in kinds:
-            if kind not in AUTHORIZED_TYPES:
-                raise ToolDefinitionError(
-                    f"{where} has the type {kind!r}, which is not one of {', '.join(AUTHORIZED_TYPES)}."
-                )
-
-
-def _check_forward(tool: Tool) -> None:
-    """Compare ``forward`` with ``inputs``, argument by argument."""
-    taken = inspect.signature(tool.forward).parameters
-    extra = [name for name in taken if name not in tool.inputs]
-    if extra:
-        raise ToolDefinitionError(
-            f"`forward` of the tool '{tool.name}' takes an argument '{extra[0]}' that `inputs` does not describe"
-            f"{nearest(extra[0], tool.inputs) or ': add it there.'}"
-        )
-    for name, schema in tool.inputs.items():
-        if name not in taken:
-            raise ToolDefinitionError(
-                f"The argument '{name}' of the tool '{tool.name}' is in `inputs`, but `forward` does not take it"
-                f"{nearest(name, taken) or ': add it to the signature, or set skip_forward_signature_validation.'}"
-            )
-        optional = _may_be_left_out(tool, taken[name])
-        if optional and not schema.get("nullable"):
-            raise ToolDefinitionError(
-                f"The argument '{name}' of the tool '{tool.name}' may be left out of `forward`: "
-                "set `'nullable': True` in its entry in `inputs`."
-            )
-        if schema.get("nullable") and not optional:
-            raise ToolDefinitionError(
-                f"The argument '{name}' of the tool '{tool.name}' is nullable in `inputs`, but `forward` requires it: "
-                f"give it a default, such as `{name}=None`."
-            )
-
-
-def _may_be_left_out(tool: Tool, parameter: inspect.Parameter) -> bool:
-    if parameter.default is not parameter.empty:
-        return True
-    if parameter.annotation is parameter.empty:
-        return False
-    where = f"argument '{parameter.name}' of the tool '{tool.name}'"
-    return is_optional_hint(resolve_hint(tool.forward, parameter.annotation, where))
-
-
-def _parameters_from_inputs(tool: Tool) -> list[Parameter]:
-    taken: Mapping[str, inspect.Parameter] = {}
-    if not tool.skip_forward_signature_validation:
-        taken = inspect.signature(tool.forward).parameters
-    parameters = []
-    for name, schema in tool.inputs.items():
-        default = taken[name].default if name in taken else inspect.Parameter.empty
-        parameters.append(Parameter(name, schema, not schema.get("nullable"), default))
-    return parameters
-
-
-# --- setup, once -------------------------------------------------------------------------------
-
-_turns = threading.Lock()
-
-
-class _Turn:
-    """One attempt to set a tool up; the others wait for its end and then look again."""
-
-    __slots__ = ("begun", "ended")
-
-    def __init__(self) -> None:
-        self.begun = False
-        self.ended: Future[None] = Future()
-
-
-def _take_turn(tool: Tool) -> tuple[_Turn, bool]:
-    with _turns:
-        turn = tool._setting_up
-        if turn is not None:
-            return turn, False
-        turn = tool._setting_up = _Turn()
-        return turn, True
-
-
-def _end_turn(tool: Tool, turn: _Turn, done: bool) -> None:
-    with _turns:
-        tool._setting_up = None
-        if done:
-            tool.is_initialized = True
-    turn.ended.set_result(None)
-
-
-def _set_up_in_turn(tool: Tool, turn: _Turn) -> None:
-    turn.begun = True
-    done = False
-    try:
-        tool.setup()
-        done = True
-    finally:
-        _end_turn(tool, turn, done)
-
-
-def _set_up_now(tool: Tool) -> None:
-    while not tool.is_initialized:
-        turn, mine = _take_turn(tool)
-        if mine:
-            _set_up_in_turn(tool, turn)
-        else:
-            turn.ended.result()
-
-
-async def _set_up(tool: Tool) -> None:
-    """Run ``setup`` once, whichever thread or loop asks first; a failed attempt leaves it to the next."""
-    while not tool.is_initialized:
-        turn, mine = _take_turn(tool)
-        if not mine:
-            # Shielded: cancelling one who waits must not end the wait of the others.
-            await asyncio.shield(asyncio.wrap_future(turn.ended))
-        elif is_async_callable(tool.setup):
-            await _await_setup(tool, turn)
-        else:
-            try:
-                await call_sync(functools.partial(_set_up_in_turn, tool, turn), label=f"tool-{tool.name}")
-            finally:
-                if not turn.begun:  # cancelled before a thread was free
-                    _end_turn(tool, turn, False)
-
-
-async def _await_setup(tool: Tool, turn: _Turn) -> None:
-    done = False
-    try:
-        await tool.setup()
-        done = True
-    finally:
-        _end_turn(tool, turn, done)
 
 
 # --- Functions as tools ------------------------------------------------------------------------
@@ -538,22 +364,12 @@ class FunctionTool(Tool):
         self.fn = self.forward = fn
         self.name = name or _function_name(fn)
         check_tool_name(self.name)
-        told = describe_function(fn, name=self.name, description=description)
-        self.description = told.description
-        self.inputs = {parameter.name: parameter.schema for parameter in told.parameters}
-        self.output_type = told.output_type
-        self.output_schema = output_schema or told.output_schema
-        self.returns = told.returns
-        self._told = told.parameters
+        self._describe(describe_function(fn, name=self.name, description=description))
+        if output_schema is not None:
+            self.output_schema = output_schema
         self.__name__ = self.name
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
-
-    def _finish(self) -> None:
-        self.is_initialized = True
-
-    def _parameters(self) -> list[Parameter]:
-        return self._told
 
 
 def _function_name(fn: Callable[..., Any]) -> str:
@@ -565,6 +381,9 @@ def _function_name(fn: Callable[..., Any]) -> str:
     if not isinstance(name, str):
         raise ToolDefinitionError(f"{fn!r} has no name that a model could call it by: give `name=`.")
     return name
+
+
+_TOOL_OPTIONS = frozenset(inspect.signature(FunctionTool).parameters) - {"fn"}
 
 
 @overload
@@ -591,25 +410,16 @@ def tool(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     Raises:
         ToolDefinitionError: The function cannot be a tool; the message names the argument and why.
     """
-    unknown = options.keys() - _TOOL_OPTIONS
-    if unknown:
-        wrong = min(unknown)
+    for option in options.keys() - _TOOL_OPTIONS:
         raise ToolDefinitionError(
-            f"@tool has no option '{wrong}'{nearest(wrong, _TOOL_OPTIONS) or '.'} "
+            f"@tool has no option '{option}'{nearest(option, _TOOL_OPTIONS) or '.'} "
             f"Its options are: {', '.join(sorted(_TOOL_OPTIONS))}."
         )
-    if fn is None:
-        return lambda function: tool_from_function(function, **options)
-    return tool_from_function(fn, **options)
 
+    def make(function: Callable[..., Any]) -> Tool:
+        return register_tool(FunctionTool(function, **options))
 
-_TOOL_OPTIONS = frozenset(inspect.signature(FunctionTool).parameters) - {"fn"}
-
-
-def tool_from_function(fn: Callable[..., Any], **options: Any) -> FunctionTool:
-    made = FunctionTool(fn, **options)
-    register_tool(made)
-    return made
+    return make if fn is None else make(fn)
 
 
 # --- Tools by name -----------------------------------------------------------------------------
@@ -719,7 +529,7 @@ def resolve_tools(items: Iterable[Any] | None) -> dict[str, Tool]:
         found = as_tool(item)
         if found.name in tools:
             raise ToolDefinitionError(
-                f"Two tools are named '{found.name}': {tools[found.name]!r} and {found!r}. Rename one of them."
+                f"Two tools are named '{found.name}': {tools[found.name]!r} and {found!r}. Rename one."
             )
         tools[found.name] = found
     return tools

@@ -26,6 +26,8 @@ _CALLABLES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, t
 class Denied(AttributeError):
     """An attribute that exists, or could exist, is not for the code of agents."""
 
+    is_refusal = True
+
 
 def deny(name: str) -> Denied:
     """The error for ``name``."""
@@ -100,7 +102,10 @@ def _private(obj: Any, name: str) -> AttributeError:
 
 
 def _is_super_of_own(obj: Any) -> bool:
-    return type(obj) is super
+    return type(obj) is super and is_own(_super_self(obj))
+
+
+_super_self = super.__dict__["__self__"].__get__  # type: ignore[index]
 
 
 def _read_dunder(obj: Any, name: str) -> Any:
@@ -241,17 +246,13 @@ def _read_setattr(obj: Any, name: str) -> Any:
     if isinstance(obj, type):
         return lambda this, key, *value: _checked_write(this, key) or writer(this, key, *value)
     if type(obj) is super:
-        return lambda key, *value: _checked_name(key) or writer(key, *value)
+        this = _super_self(obj)
+        return lambda key, *value: _checked_write(this, key) or writer(key, *value)
     return lambda key, *value: _checked_write(obj, key) or writer(key, *value)
 
 
 def _checked_write(obj: Any, key: str) -> None:
     check_writable(obj, plain_name(key))
-
-
-def _checked_name(key: str) -> None:
-    if not _may_write_name(plain_name(key)):
-        raise deny(key)
 
 
 def _read_format(obj: Any, name: str) -> Any:
@@ -338,10 +339,6 @@ _WRITABLE_DUNDERS = frozenset({"__doc__", "__name__", "__qualname__", "__wrapped
 _FUNCTION_WRITABLE = _WRITABLE_DUNDERS - {"__hash__"}
 
 
-def _may_write_name(name: str) -> bool:
-    return "$" not in name and (not policy.is_dunder(name) or name in _WRITABLE_DUNDERS)
-
-
 def check_writable(obj: Any, name: str) -> None:
     """Raise unless the code may set or delete ``obj.name``."""
     cls = type(obj)
@@ -358,7 +355,7 @@ def check_writable(obj: Any, name: str) -> None:
         if not is_own_class(obj):
             raise Denied(f"Forbidden to change class '{obj.__name__}': it is shared with other code.")
         return
-    if getattr(cls, "__manyhands_frozen__", False) or isinstance(obj, (types.ModuleType, *_CALLABLES)):
+    if id(obj) in _SHARED or getattr(cls, "__manyhands_frozen__", False) or isinstance(obj, (types.ModuleType, *_CALLABLES)):
         raise Denied(f"Forbidden to set attribute '{name}' of {cls.__name__} '{_name_of(obj)}': it is shared.")
     if name.startswith("_"):
         raise deny(name)
@@ -557,6 +554,14 @@ _SPECIAL: MappingProxyType[str, Getter] = MappingProxyType(
 def faded(obj: Any) -> str:
     """The text of an object whose code has ended: the one it had, if it was shown, or a plain one."""
     return f"<{type(obj).__name__} object>"
+
+
+_SHARED: dict[int, Any] = {}
+
+
+def share(obj: Any) -> None:
+    """Remember an object of a module: other code of the process has it too, so nobody may change it."""
+    _SHARED[id(obj)] = obj
 
 
 def guards() -> dict[str, Any]:

@@ -298,7 +298,10 @@ class Rewriter:
         body = self.visit(node.body)
         self._leave_nested()
         at = where(node)
-        return ast.Lambda(args, ast.IfExp(self.on_time(node), body, self.text(None, node), **at), **at)
+        if any(map(_calls, ast.walk(node.body))):
+            # A lambda that calls nothing cannot recurse, and ends by itself.
+            body = ast.IfExp(self.on_time(node), body, self.text(None, node), **at)
+        return ast.Lambda(args, body, **at)
 
     def visit_Yield(self, node: ast.Yield) -> ast.expr:
         return ast.Yield(self.maybe(node.value), **where(node))
@@ -314,23 +317,33 @@ class Rewriter:
 
     # --- comprehensions ------------------------------------------------------------------------
 
-    def generators(self, generators: list[ast.comprehension]) -> list[ast.comprehension]:
-        """Visit the ``for`` clauses; each gets a checkpoint before its conditions."""
+    def generators(self, node: Any) -> list[ast.comprehension]:
+        """Visit the ``for`` clauses.
+
+        Where the element calls nothing, its iterables are split into pieces with checkpoints between. Otherwise,
+        and around inner clauses, each element has a checkpoint.
+        """
+        clauses: list[ast.comprehension] = node.generators
+        calls = any(clause.is_async for clause in clauses) or _calls_per_element(node)
         new = []
-        for clause in generators:
-            if clause.is_async and not any(scope.kind == "function" for scope in self.scopes):
-                self.needs_async = True
+        for index, clause in enumerate(clauses):
+            if clause.is_async:
+                self._async_here()
             source = self.visit(clause.iter)
+            if not calls and not isinstance(clause.iter, _LITERALS):
+                source = self.call("$lim", clause.iter, source)
             self.scopes.append(Scope("comprehension", me=self.scope.me))
             target = self.visit(clause.target)
             if any(isinstance(n, ast.Name) and n.id == self.scope.me for n in ast.walk(clause.target)):
                 self.scopes[-1].me = None
-            ifs = [self.on_time(clause.iter), *self.visits(clause.ifs)]
+            ifs = self.visits(clause.ifs)
+            if calls or index < len(clauses) - 1:
+                ifs.insert(0, self.on_time(clause.iter))
             new.append(ast.comprehension(target, source, ifs, clause.is_async))
         return new
 
     def _comprehension(self, node: Any, *parts: str) -> ast.expr:
-        generators = self.generators(node.generators)
+        generators = self.generators(node)
         values = [self.visit(getattr(node, part)) for part in parts]
         for _ in generators:
             self._leave_nested()
@@ -401,7 +414,7 @@ class Rewriter:
         if isinstance(node, (ast.List, ast.Tuple)):
             return type(node)([self._deferred(e) for e in node.elts], node.ctx, **at)
         if isinstance(node, (ast.ListComp, ast.GeneratorExp, ast.SetComp)):
-            generators = self.generators(node.generators)
+            generators = self.generators(node)
             element = self._deferred(node.elt)
             for _ in generators:
                 self._leave_nested()
@@ -730,6 +743,18 @@ class Rewriter:
         body = self.body(node.body)
         self.scopes.pop()
         return ast.ClassDef(node.name, bases, keywords, body, decorators, **parameters, **where(node))
+
+
+def _calls(node: ast.AST) -> bool:
+    return isinstance(node, (ast.Call, ast.Await, ast.Yield, ast.YieldFrom))
+
+
+def _calls_per_element(node: Any) -> bool:
+    """True when evaluating one element of a comprehension calls something."""
+    first, *others = node.generators
+    parts = [getattr(node, name) for name in ("elt", "key", "value") if hasattr(node, name)]
+    parts += [*first.ifs, *(part for clause in others for part in (clause.iter, *clause.ifs))]
+    return any(_calls(inner) for part in parts for inner in ast.walk(part))
 
 
 def where(node: ast.AST) -> dict[str, Any]:

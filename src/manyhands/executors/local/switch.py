@@ -119,6 +119,8 @@ class Step:
         self.cpu = 0.0
         self.stop: type[Stop] | None = None
         self.answer: Any = None
+        #: Errors of tools as the code sees them, with the originals.
+        self.origins: dict[int, tuple[BaseException, BaseException]] = {}
         self.strands: set[Strand] = set()
         self.children: set[asyncio.Task[Any]] = set()
         self._tools = 0

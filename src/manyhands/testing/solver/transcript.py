@@ -1,8 +1,8 @@
 """Reads a request as a model would: which task, which tools, what has been done and seen so far.
 
-The forms understood are those of manyhands' agents (and of smolagents'): a task comes after ``New task:``, what
-code printed after ``Execution logs:``, a failure after ``Error:``; results of native tool calls are messages of
-the role ``tool``, or text after ``Observation:`` for providers without that role.
+The forms understood are those of manyhands' agents (and of smolagents'): a task comes after ``New task:``,
+what code printed after ``Execution logs:``, a failure after ``Error:``; results of native tool calls are
+messages of the role ``tool``, or text after ``Observation:`` for providers without that role.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 NEW_TASK = "New task:\n"
 _ARGUMENTS_BELOW = re.compile(r"\n+You (?:have been provided|also have|are given|can use)\b")
-_SIGNATURE = re.compile(r'^[ \t]*(?:async )?def (\w+)\((.*)\)(?: -> .+)?:[ \t]*(?:\n[ \t]*"""(.*))?', re.MULTILINE)
-_TAGS = re.compile(r"between\s+['\"`]+([^\s'\"`]\S*?)['\"`]+\s+and\s+['\"`]+(\S+?)['\"`]+")
+_SIGNATURE = re.compile(
+    r'^[ \t]*(?:async )?def (\w+)\((.*)\)(?: -> .+)?:[ \t]*(?:\n[ \t]*"""(.*))?', re.MULTILINE
+)
+_TAGS = re.compile(r"between\s+(['\"`])(\S+?)\1\s+and\s+(['\"`])(\S+?)\3")
 _ERROR = re.compile(r"^(?:Observation:\n)?Error:\s*(.*)", re.MULTILINE | re.DOTALL)
 _LOGS = re.compile(r"Execution logs:\n(.*?)(?:\n*Last output from code snippet:\n(.*))?$", re.DOTALL)
 _LAST_OUTPUT = re.compile(r"Last output from code snippet:\n(.*)$", re.DOTALL)
@@ -71,7 +73,8 @@ class Transcript:
         tools: Tools on offer by name.
         tags: What opens and closes code, or ``None`` if this is no code agent.
         calls: Native tool calls of this task.
-        observed: What the latest code printed, or ``None`` before any.
+        observed: What the latest step showed; ``None`` before the first and after one that failed.
+        shown: The latest thing that any step of this task showed.
         errors: Texts of the failures in this task.
         previous_answer: The final answer of the task before.
         earlier_tasks: The tasks before this one.
@@ -83,6 +86,7 @@ class Transcript:
     tags: tuple[str, str] | None = None
     calls: list[Seen] = field(default_factory=list)
     observed: str | None = None
+    shown: str | None = None
     errors: list[str] = field(default_factory=list)
     previous_answer: str | None = None
     earlier_tasks: list[str] = field(default_factory=list)
@@ -104,13 +108,22 @@ def read(request: ChatRequest) -> Transcript:
         transcript.tools = {view.name: view for view in map(_from_schema, request.tools)}
     start = _find_task(messages, transcript)
     _read_turns(messages[start + 1 :], transcript)
+    # Only what is answered with is looked at closely: a run of many steps has many observations.
+    if transcript.shown is not None:
+        transcript.shown = printed(transcript.shown)
+    if transcript.observed is not None:
+        transcript.observed = transcript.shown
     if transcript.earlier_tasks:
         transcript.previous_answer = _previous_answer(messages[:start])
     return transcript
 
 
 def literal(text: str) -> Any:
-    """Return the value that a text shows, or the text itself if it shows none."""
+    """Return the value that a text shows, or the text itself if it shows none.
+
+    Args:
+        text: What was printed.
+    """
     text = text.strip()
     if len(text) > 2000 or not text or text[0] not in "0123456789-+.[({'\"TFN":
         return text
@@ -121,15 +134,23 @@ def literal(text: str) -> Any:
 
 
 def printed(text: str) -> str:
-    """Return what a tool result or observation says, without the frame around it."""
-    text = text.removeprefix("Observation:\n")
+    """Return what a tool result or observation says, without the frame around it.
+
+    Args:
+        text: The message.
+    """
+    text = _unframed(text.removeprefix("Observation:\n"))
+    reported = _REPORTED.search(text)
+    return (reported.group(1) if reported else text).strip()
+
+
+def _unframed(text: str) -> str:
     for frame in (_LOGS, _STDOUT):
         found = frame.search(text)
         if found:
-            logs, output = (found.group(1) or "").strip(), (found.group(2) or "").strip()
-            return logs or output
-    found = _LAST_OUTPUT.search(text) or _REPORTED.search(text)
-    return found.group(1).strip() if found else text.strip()
+            return (found.group(1) or "").strip() or (found.group(2) or "").strip()
+    found = _LAST_OUTPUT.search(text)
+    return found.group(1) if found else text
 
 
 def _system_text(messages: list[dict[str, Any]]) -> str:
@@ -141,7 +162,7 @@ def _system_text(messages: list[dict[str, Any]]) -> str:
 @lru_cache(maxsize=256)
 def _read_system(system: str) -> tuple[tuple[str, str] | None, dict[str, ToolView]]:
     found = _TAGS.search(system)
-    tags = found.groups() if found else _CODE_TAGS if "<code>" in system else None
+    tags = found.group(2, 4) if found else _CODE_TAGS if "<code>" in system else None
     tools = {}
     for name, parameters, docstring in _SIGNATURE.findall(system):
         view = _from_signature(name, parameters, docstring)
@@ -164,7 +185,14 @@ def _from_signature(name: str, inside: str, docstring: str) -> ToolView:
     return ToolView(name, docstring.strip(), parameters, tuple(required))
 
 
-_JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
+_JSON_TYPES = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "dict": "object",
+    "list": "array",
+}
 
 
 def _split_arguments(inside: str) -> list[str]:
@@ -263,25 +291,26 @@ def _result(seen: Seen | None, text: str, transcript: Transcript) -> None:
     if failure:
         transcript.errors.append(failure.group(1).strip())
     if seen is not None:
-        seen.result, seen.failed = printed(text), failure is not None
+        seen.result, seen.failed = text, failure is not None
+        transcript.shown = transcript.shown if failure else seen.result
 
 
 def _observation(text: str, latest: list[Seen], transcript: Transcript) -> None:
     failure = _ERROR.search(text)
     if failure:
         transcript.errors.append(failure.group(1).strip())
+        transcript.observed = None
         for seen in latest:
             seen.failed = True
         return
     before, found, after = text.partition("Observation:\n")
     if not found:
         return
-    transcript.observed = printed(after)
-    lines = after.strip().splitlines()
-    results = [after] if len(latest) == 1 else lines
+    transcript.observed = transcript.shown = after
+    results = [after] if len(latest) == 1 else after.strip().splitlines()
     if len(results) == len(latest):
         for seen, line in zip(latest, results, strict=True):
-            seen.result = printed(line)
+            seen.result = line
 
 
 def _previous_answer(messages: list[dict[str, Any]]) -> str | None:

@@ -51,6 +51,8 @@ class Puzzle:
         return expression if assigned and not head and "\n" not in expression else None
 
 
+# A question is short; what it is about may be long. Patterns that go back and forth look no further.
+_LONGEST = 1000
 VALUE_NAMES = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 _WORDS = (
@@ -66,8 +68,19 @@ _WORDS = (
     (re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
 )
 _RUN = re.compile(r"[-+(]*\d[\d\s.+\-*/%()]*")
-_NAMED_RUN = re.compile(r"(?:[A-Za-z_]\w*|\d+(?:\.\d+)?)(?:\s*(?:\*\*|//|[-+*/%])\s*(?:[A-Za-z_]\w*|\d+(?:\.\d+)?))+")
-_ALLOWED = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.operator, ast.unaryop, ast.Name, ast.Load)
+_NAMED_RUN = re.compile(
+    r"(?:[A-Za-z_]\w*|\d+(?:\.\d+)?)(?:\s*(?:\*\*|//|[-+*/%])\s*(?:[A-Za-z_]\w*|\d+(?:\.\d+)?))+"
+)
+_ALLOWED = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Constant,
+    ast.operator,
+    ast.unaryop,
+    ast.Name,
+    ast.Load,
+)
 
 
 def as_operators(text: str) -> str:
@@ -83,7 +96,7 @@ def expression_in(text: str) -> str | None:
     Args:
         text: A task.
     """
-    runs = (run.strip(" .+-*/%(\n") for run in _balanced(_RUN.findall(as_operators(text))))
+    runs = (run.lstrip(" .+*/%\n") for run in _balanced(_RUN.findall(as_operators(text))))
     return max(filter(_is_arithmetic, runs), key=len, default=None)
 
 
@@ -182,7 +195,8 @@ def _divisible(match: re.Match[str]) -> Puzzle:
 def _common(match: re.Match[str]) -> Puzzle:
     kind = "gcd" if match.group(1).lower() in ("greatest common divisor", "gcd") else "lcm"
     return Puzzle(
-        "The math module can do this.", f"import math\nresult = math.{kind}({match.group(2)}, {match.group(3)})"
+        "The math module can do this.",
+        f"import math\nresult = math.{kind}({match.group(2)}, {match.group(3)})",
     )
 
 
@@ -195,7 +209,9 @@ def _of_list(match: re.Match[str]) -> Puzzle | None:
         "median": "statistics.median(numbers)", "sort": "sorted(numbers)",
     }[match.group(1).lower()]  # fmt: skip
     head = "import statistics\n" if "median" in code else ""
-    return Puzzle("I will put the numbers in a list.", f"{head}numbers = [{', '.join(numbers)}]\nresult = {code}")
+    return Puzzle(
+        "I will put the numbers in a list.", f"{head}numbers = [{', '.join(numbers)}]\nresult = {code}"
+    )
 
 
 def _fahrenheit(match: re.Match[str]) -> Puzzle:
@@ -210,7 +226,9 @@ def _percent(match: re.Match[str]) -> Puzzle:
 
 def _digits(match: re.Match[str]) -> Puzzle:
     number = match.group(1) + (f" ** {match.group(2)}" if match.group(2) else "")
-    return Puzzle("I will add up the digits of the number's text.", f"result = sum(int(d) for d in str({number}))")
+    return Puzzle(
+        "I will add up the digits of the number's text.", f"result = sum(int(d) for d in str({number}))"
+    )
 
 
 def _on_text(code: str, thought: str) -> Callable[[re.Match[str]], Puzzle | None]:
@@ -227,7 +245,7 @@ def _on_text(code: str, thought: str) -> Callable[[re.Match[str]], Puzzle | None
 
 
 def _quoted(task: str, match: re.Match[str]) -> str | None:
-    """Return the text that a question is about: in quotes after the match, after a colon, or the last word."""
+    """Return the text that a question is about: in quotes, after a colon, or the last word."""
     rest = task[match.end() :].strip()
     for opening, closing in (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("`", "`")):
         start = rest.find(opening)
@@ -256,8 +274,8 @@ _TABLE: tuple[tuple[str, Callable[[re.Match[str]], Puzzle | None]], ...] = (
         _range_sum,
     ),
     (
-        r"(?P<what>how many|count|number|sum|add|largest|biggest|list|what)\b(?: up)?(?: of)?(?: all)?(?: are)?"
-        r"(?: the)? ?primes?(?: numbers?)?(?: are| exist)?(?: there)?(?: are)?"
+        r"(?P<what>how many|count|number|sum|add|largest|biggest|list|what)\b(?: up)?(?: of)?(?: all)?"
+        r"(?: are)?(?: the)? ?primes?(?: numbers?)?(?: are| exist)?(?: there)?(?: are)?"
         r" (?P<bound>below|under|less than|smaller than|up to|until|not above) (?P<limit>\d[\d,]*)",
         _primes,
     ),
@@ -271,11 +289,13 @@ _TABLE: tuple[tuple[str, Callable[[re.Match[str]], Puzzle | None]], ...] = (
         _divisible,
     ),
     (rf"(greatest common divisor|gcd|least common multiple|lcm) of {_INT} and {_INT}", _common),
-    (rf"factorial of {_INT}", _simple("import math\nresult = math.factorial({0})", "The math module can do this.")),
+    (rf"factorial of {_INT}",
+     _simple("import math\nresult = math.factorial({0})", "The math module can do this.")),
     (rf"square root of {_N}", _simple("result = {0} ** 0.5", "The square root is the power of one half.")),
     (rf"sum of the digits of {_INT}(?: ?(?:\*\*|\^) ?(\d+))?", _digits),
     (rf"{_N} ?(?:%|percent) of {_N}", _percent),
-    (rf"{_N} ?(?:°|degrees)? ?(celsius|fahrenheit|c|f)\b(?: is| are)? (?:to|in|into) (?:celsius|fahrenheit|°?[cf]\b)",
+    (rf"{_N} ?(?:°|degrees)? ?(celsius|fahrenheit|c|f)\b(?: is| are)? (?:to|in|into)"
+     r" (?:celsius|fahrenheit|°?[cf]\b)",
      _fahrenheit),
     (
         r"\b(largest|biggest|maximum|smallest|minimum|sum|average|mean|median|sort)\b"
@@ -291,13 +311,16 @@ _TABLE: tuple[tuple[str, Callable[[re.Match[str]], Puzzle | None]], ...] = (
      _on_text("text.lower().count(LETTER)", "I will count the letter.")),
     (r"how many vowels\b|(?:count|number of)(?: the)? vowels\b",
      _on_text("sum(1 for c in text.lower() if c in 'aeiou')", "I will count the vowels.")),
-    (r"how many (?:letters|characters) (?:are|does|has|in)(?: there)?(?: in)?(?: the (?:word|text|string))?(?= ['\"“‘`])",
+    (r"how many (?:letters|characters) (?:are|does|has|in)(?: there)?(?: in)?"
+     r"(?: the (?:word|text|string))?(?= ['\"“‘`])",
      _on_text("len(text)", "I will measure the text.")),
-    (r"\breverse\b(?: the)?(?: word| string| text)?", _on_text("text[::-1]", "I will take the text from its end.")),
+    (r"\breverse\b(?: the)?(?: word| string| text)?",
+     _on_text("text[::-1]", "I will take the text from its end.")),
     (r"\bspell\b(?=.* backwards)", _on_text("text[::-1]", "I will take the text from its end.")),
     (r"\blongest word\b", _on_text("max(text.split(), key=len)", "I will compare the lengths of the words.")),
     (r"\bsort(?: the)? words\b", _on_text("' '.join(sorted(text.split()))", "I will sort the words.")),
-    (r"\b(?:uppercase|upper case|capital letters)\b(?= ?:?.*['\"“‘`:])", _on_text("text.upper()", "I will convert it.")),
+    (r"\b(?:uppercase|upper case|capital letters)\b(?= ?:?.*['\"“‘`:])",
+     _on_text("text.upper()", "I will convert it.")),
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), build) for pattern, build in _TABLE)
 
@@ -311,10 +334,10 @@ def find_puzzle(task: str) -> Puzzle | None:
     """
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", task)
     for pattern, build in _COMPILED:
-        match = pattern.search(plain)
+        match = pattern.search(plain, 0, _LONGEST)
         if match:
             puzzle = build(match)
             if puzzle is not None:
                 return puzzle
-    expression = expression_in(task)
+    expression = expression_in(task[:_LONGEST])
     return None if expression is None else Puzzle("I will compute it.", f"result = {expression}")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from manyhands.testing.puzzles import VALUE_NAMES, Lookup, Puzzle, as_operators
+from manyhands.testing.solver.puzzles import VALUE_NAMES, Lookup, Puzzle, as_operators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from manyhands.testing.transcript import ToolView
+    from manyhands.testing.solver.transcript import ToolView
 
 SPECIAL_TOOLS = frozenset({"final_answer", "python_interpreter"})
 _SYNONYMS = {
@@ -24,10 +24,13 @@ _SYNONYMS = {
     "capitals": "capital", "temperature": "weather", "forecast": "weather", "money": "currency",
     "continents": "continent", "tall": "height", "high": "height", "long": "length", "author": "wrote",
 }  # fmt: skip
-_SMALL_WORDS = frozenset(
-    "a an the of in for to is are was what which who how get find tool lookup look up fetch search for and on with by "
-    "from do does it its this that your you me my give tell show run call use please".split()
-)
+_SMALL_WORDS = frozenset({
+    "a", "an", "the", "of", "in", "for", "to", "is", "are", "was", "what", "which", "who", "how", "get",
+    "find", "tool", "lookup", "look", "up", "fetch", "search", "and", "on", "with", "by", "from", "do",
+    "does", "it", "its", "this", "that", "your", "you", "me", "my", "give", "tell", "show", "run",
+    "call", "use", "please",
+})  # fmt: skip
+_LONGEST = 300
 _ATTRIBUTE = r"(?P<attribute>(?!sum\b|product\b)[a-z][a-z \-]{1,40}?)"
 _SUBJECT = r"(?P<subject>[\w'’. \-]+?)"
 _ASKING = r"(?:what(?:'s|’s| is| are| was)|tell me|give me|find|find out|look up|get|name|who (?:is|was))"
@@ -85,7 +88,8 @@ _TABLE: tuple[tuple[str, Callable[[re.Match[str]], Puzzle | None]], ...] = (
      _two("first - second", "I will look up both and subtract.", "population")),
     (rf"how many more (?:people|inhabitants) does {_A} have than {_B}$",
      _two("first - second", "I will look up both and subtract.", "population")),
-    (rf"how many times (?:as many people|more people|larger)\b.*? in {_A} (?:as|than)(?: that)?(?: in| of)? {_B}$",
+    (rf"how many times (?:as many people|more people|larger)\b.*? in {_A}"
+     rf" (?:as|than)(?: that)?(?: in| of)? {_B}$",
      _two("round(first / second, 2)", "I will look up both and divide.", "population")),
     (rf"how many people live in {_A} and(?: in)? {_B}(?: together| combined| in total| altogether)?$",
      _two("first + second", "I will look up both and add.", "population")),
@@ -97,21 +101,29 @@ _TABLE: tuple[tuple[str, Callable[[re.Match[str]], Puzzle | None]], ...] = (
      _two("NAME_A if first > second else NAME_B", "I will look up both and compare.", "population")),
     (rf"(?:which|what)\b.*? has the (?:larger|higher|greater|bigger) {_ATTRIBUTE}[,:] {_A} or {_B}$",
      _two("NAME_A if first > second else NAME_B", "I will look up both and compare.")),
-    (rf"how many (?:letters|characters) (?:are|are there|does) (?:in )?(?:the name of )?the {_ATTRIBUTE} of {_SUBJECT}"
-     r"(?: have)?$", _one("len(first)", "I will look it up and measure the name.")),
+    (rf"how many (?:letters|characters) (?:are|are there|does) (?:in )?(?:the name of )?"
+     rf"the {_ATTRIBUTE} of {_SUBJECT}(?: have)?$",
+     _one("len(first)", "I will look it up and measure the name.")),
     (rf"\bthe {_ATTRIBUTE} of {_SUBJECT},? (?:spelled|spelt|written|read) backwards?$",
      _one("first[::-1]", "I will look it up and turn it round.")),
-    (rf"how many (?:people|inhabitants)(?: live| are there| are)?(?: in| does)? {_SUBJECT}(?: have)?$", _population),
-    (rf"\b(?:on|in) (?:which|what) (?P<attribute>\w+) (?:is|does|lies) {_SUBJECT}(?: located| lie| situated| in| on)?$",
+    (rf"how many (?:people|inhabitants)(?: live| are there| are)?(?: in| does)? {_SUBJECT}(?: have)?$",
+     _population),
+    (rf"\b(?:on|in) (?:which|what) (?P<attribute>\w+) (?:is|does|lies) {_SUBJECT}"
+     r"(?: located| lie| situated| in| on)?$",
      _one("first", "I will look it up.")),
-    (rf"\b(?:which|what) (?P<attribute>\w+) (?:is used|do they use|is spoken|do people use|is paid with) in {_SUBJECT}$",
+    (r"\b(?:which|what) (?P<attribute>\w+) (?:is used|do they use|is spoken|do people use|is paid with)"
+     rf" in {_SUBJECT}$",
      _one("first", "I will look it up.")),
-    (rf"(?:\bthe )?(?P<attribute>[a-z][a-z ]*?s) (?:of|in|for) (?P<subject>[\w'’.\- ]+(?:, [\w'’.\- ]+)*,? and [\w'’.\- ]+)$",
+    (r"(?:\bthe )?(?P<attribute>[a-z][a-z ]*?s) (?:of|in|for)"
+     r" (?P<subject>[\w'’.\- ]+(?:, [\w'’.\- ]+)*,? and [\w'’.\- ]+)$",
      _several),
-    (rf"{_ASKING} (?:the |a |an )?{_ATTRIBUTE} (?:of|in|for|at) {_SUBJECT}$", _one("first", "I will look it up.")),
+    (rf"{_ASKING} (?:the |a |an )?{_ATTRIBUTE} (?:of|in|for|at) {_SUBJECT}$",
+     _one("first", "I will look it up.")),
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), build) for pattern, build in _TABLE)
-_OPERAND = re.compile(rf"(?:.*\b(?:what is|calculate|compute) )?the {_ATTRIBUTE} of {_SUBJECT}$", re.IGNORECASE)
+_OPERAND = re.compile(
+    rf"(?:.*\b(?:what is|calculate|compute) )?the {_ATTRIBUTE} of {_SUBJECT}$", re.IGNORECASE
+)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?$")
 
 
@@ -122,7 +134,7 @@ def find_lookups(task: str) -> Puzzle | None:
     Args:
         task: The task in plain words.
     """
-    question = task.strip().splitlines()[0].rstrip(" ?.!") if task.strip() else ""
+    question = task.strip().partition("\n")[0][:_LONGEST].rstrip(" ?.!")
     computed = _composed(question)
     if computed is not None:
         return computed
@@ -136,7 +148,7 @@ def find_lookups(task: str) -> Puzzle | None:
 
 
 def _composed(question: str) -> Puzzle | None:
-    """Return a puzzle for looked-up values joined by operators: "the area of A plus the area of B times 2"."""
+    """Return a puzzle for values joined by operators: "the area of A plus the area of B times 2"."""
     parts = re.split(r"\s*([*/+]|\s-\s)\s*", as_operators(question))
     if len(parts) < 3:
         return None
@@ -153,7 +165,9 @@ def _composed(question: str) -> Puzzle | None:
             return None
     if not lookups:
         return None
-    return Puzzle("I will look the values up and compute with them.", f"result = {' '.join(terms)}", tuple(lookups))
+    return Puzzle(
+        "I will look the values up and compute with them.", f"result = {' '.join(terms)}", tuple(lookups)
+    )
 
 
 def clean_subject(text: str) -> str:

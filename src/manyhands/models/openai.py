@@ -1,0 +1,141 @@
+"""OpenAI, and every server that speaks its chat-completions format, without an SDK in between."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from manyhands.errors import AuthenticationError
+from manyhands.models.chat import ChatCompletionsModel
+from manyhands.models.endpoint import (
+    Endpoint,
+    Secret,
+    Timeouts,
+    environment_proxy,
+    environment_ssl,
+    joined_url,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_BASE = "https://api.openai.com/v1"
+_CLIENT_KWARGS = frozenset(
+    {
+        "api_key",
+        "base_url",
+        "default_headers",
+        "default_query",
+        "max_retries",
+        "organization",
+        "project",
+        "proxy",
+        "ssl",
+        "timeout",
+    }
+)
+
+
+class OpenAIModel(ChatCompletionsModel):
+    """A model of OpenAI, or of any server that speaks its chat-completions format.
+
+    Args:
+        model_id: Name of the model there.
+        api_base: Address of the server; ``OPENAI_BASE_URL``, else OpenAI's own.
+        api_key: Key; ``OPENAI_API_KEY`` if not given. Only OpenAI's own address insists on one.
+        organization: OpenAI organization to bill.
+        project: OpenAI project to bill.
+        client_kwargs: Settings under the names of OpenAI's own client: ``timeout``,
+            ``default_headers``, ``default_query``; also ``proxy`` and ``ssl``.
+        custom_role_conversions: Roles by the names that the server wants for them.
+        flatten_messages_as_text: Send text only: no images, no tool messages.
+        client: An object like ``openai.AsyncOpenAI`` to ask instead; may be set later too.
+        timeout: Seconds for the whole call, or :class:`Timeouts`.
+        extra_headers: More headers of every request.
+        extra_body: More fields of every request; they win over all others.
+        **kwargs: Sent along with every request; they win over the arguments of a call.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        api_base: str | None = None,
+        api_key: str | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[Any, Any] | None = None,
+        flatten_messages_as_text: bool = False,
+        *,
+        client: Any = None,
+        timeout: Timeouts | float | Mapping[str, float | None] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model_id,
+            custom_role_conversions,
+            flatten_messages_as_text,
+            client=client,
+            extra_headers=extra_headers,
+            extra_body=extra_body,
+            **kwargs,
+        )
+        settings = dict(client_kwargs or {})
+        if unknown := settings.keys() - _CLIENT_KWARGS:
+            raise TypeError(
+                f"client_kwargs holds {sorted(unknown)}, which has no meaning here; known are "
+                f"{sorted(_CLIENT_KWARGS)}. To ask through an object of your own, pass it as client=."
+            )
+        key = api_key or settings.pop("api_key", None)
+        self._key = Secret(key) if key else None
+        self.api_base = api_base or settings.pop("base_url", None)
+        self.organization = organization or settings.pop("organization", None)
+        self.project = project or settings.pop("project", None)
+        self.timeout = timeout if timeout is not None else settings.pop("timeout", None)
+        self._settings = settings
+
+    def endpoint(self) -> Endpoint:
+        """Return where this model is asked.
+
+        Raises:
+            AuthenticationError: OpenAI itself is to be asked, and there is no key.
+        """
+        base = self.api_base or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE
+        url = joined_url(str(base), "/chat/completions", self._settings.get("default_query"))
+        key = self._key
+        if key is None and os.environ.get("OPENAI_API_KEY"):
+            key = Secret(os.environ["OPENAI_API_KEY"])
+        if key is None and url.startswith(DEFAULT_BASE):
+            raise AuthenticationError(
+                f"{self.model_id} needs a key for {DEFAULT_BASE}: set the environment variable "
+                "OPENAI_API_KEY, or pass api_key=. For another server pass api_base=."
+            )
+        return Endpoint(
+            url=url,
+            headers=self._billing(),
+            secret_headers=self._secret_headers(key),
+            key=key,
+            timeouts=Timeouts.of(self.timeout),
+            ssl=self._settings.get("ssl", environment_ssl(url)),
+            proxy=self._settings.get("proxy") or environment_proxy(url),
+        )
+
+    def _billing(self) -> tuple[tuple[str, str], ...]:
+        named = (("OpenAI-Organization", self.organization), ("OpenAI-Project", self.project))
+        return tuple((name, value) for name, value in named if value)
+
+    def _secret_headers(self, key: Secret | None) -> tuple[tuple[str, Secret], ...]:
+        headers = {"Authorization": Secret(f"Bearer {key.reveal()}")} if key else {}
+        for given in (self._settings.get("default_headers"), self.extra_headers):
+            headers.update({name: Secret(str(value)) for name, value in (given or {}).items()})
+        return tuple(headers.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what describes the model, ready for JSON; keys, headers and clients stay out."""
+        described = {"api_base": self.api_base, "organization": self.organization, "project": self.project}
+        return {**super().to_dict(), **{name: value for name, value in described.items() if value}}
+
+
+OpenAIServerModel = OpenAIModel

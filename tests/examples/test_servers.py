@@ -1,0 +1,69 @@
+"""The example servers are started for real and asked over HTTP, many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+from tests.examples.running import serving
+
+NUMBERS = range(20)
+
+
+async def asked(url: str, **request: object) -> object:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, **request) as response,  # type: ignore[arg-type]
+    ):
+        response.raise_for_status()
+        return await response.json()
+
+
+@pytest.mark.parametrize("path", ["/run-agent", "/run-shared-agent"])
+async def test_fastapi_answers_each_request_with_its_own_result(path: str) -> None:
+    with serving("fastapi_server") as address:
+        questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
+        answers = await asyncio.gather(*[asked(address + path, params=question) for question in questions])
+    assert answers == [{"result": number * 7} for number in NUMBERS]
+
+
+@pytest.mark.parametrize("path", ["/run-agent", "/run-shared-agent"])
+async def test_aiohttp_answers_each_request_with_its_own_result(path: str) -> None:
+    with serving("aiohttp_server") as address:
+        questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
+        answers = await asyncio.gather(*[asked(address + path, json=question) for question in questions])
+    assert answers == [{"result": number * 7} for number in NUMBERS]
+
+
+@pytest.mark.parametrize("path", ["/run-agent", "/run-agent-in-thread"])
+async def test_starlette_answers_awaited_and_from_threads(path: str) -> None:
+    with serving("starlette_server") as address:
+        questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
+        answers = await asyncio.gather(*[asked(address + path, json=question) for question in questions])
+    assert answers == [{"result": number * 7} for number in NUMBERS]
+
+
+async def test_starlette_streams_the_events_of_a_run() -> None:
+    with serving("starlette_server") as address:
+        async with aiohttp.ClientSession() as session:
+            question = {"task": "What is 2 + 2?"}
+            async with session.post(f"{address}/stream", json=question) as response:
+                events = [json.loads(line) async for line in response.content]
+    assert [event["event"] for event in events][:2] == ["ToolCall", "ActionOutput"]
+    assert events[-1] == {"event": "FinalAnswerStep", "output": 4}
+
+
+async def test_a_fastapi_route_lets_five_work_at_once() -> None:
+    with serving("fastapi_concurrency") as address:
+        chats = [asked(f"{address}/chat", params={"message": "Hello"}) for _ in NUMBERS]
+        answers = await asyncio.gather(*chats)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{address}/most-at-once") as response,
+        ):
+            most = await response.json()
+    assert len(answers) == len(NUMBERS)
+    assert most == {"most": 5}
