@@ -30,7 +30,7 @@ async def _waiting(side: Any, url: str, count: int, traced: bool) -> dict[str, f
     """Let ``count`` runs wait for their third reply, and return what each of them holds."""
     import _sides
 
-    await side.work(20, "0/3")
+    await side.work(20, "0/3", count)
     gc.collect()
     if traced:
         tracemalloc.start()

@@ -49,9 +49,9 @@ def answer(number: int) -> str:
     return f"value of key-{number}"
 
 
-def right(answers: list[Any]) -> int:
-    """Return how many answers are right."""
-    return sum(given == answer(number) for number, given in enumerate(answers))
+def right(answers: list[Any], first: int = 0) -> int:
+    """Return how many answers to the tasks from ``first`` on are right."""
+    return sum(given == answer(number) for number, given in enumerate(answers, first))
 
 
 def lookup_tool(fn: Callable[[str], Any] = look_up) -> Tool:
@@ -90,18 +90,20 @@ class Agents:
         self._options = options
         self._agents: dict[str, Any] = {}
 
-    async def work(self, count: int, manner: str) -> list[Any]:
+    async def work(self, count: int, manner: str, first: int = 0) -> list[Any]:
         """Work on ``count`` tasks at once, and return the answers.
 
         Args:
             count: How many.
             manner: How the server answers: delay and steps, such as ``1.0/3``.
+            first: Number of the first one; tasks of earlier rounds would find their code compiled.
         """
         agent = self._agents.get(manner)
         if agent is None:
             agent = make_agent(self._kind, f"{self._url}/{self._kind}/{manner}", **self._options)
             self._agents[manner] = agent
-        return list(await asyncio.gather(*(agent.arun(task(number)) for number in range(count))))
+        numbers = range(first, first + count)
+        return list(await asyncio.gather(*(agent.arun(task(number)) for number in numbers)))
 
 
 class Floor:
@@ -122,10 +124,11 @@ class Floor:
         self._system = agent.system_prompt
         self._tools = [offered.json_schema() for offered in agent.tools.values()]
 
-    async def work(self, count: int, manner: str) -> list[Any]:
+    async def work(self, count: int, manner: str, first: int = 0) -> list[Any]:
         """Work on ``count`` tasks at once; see :meth:`Agents.work`."""
         url = f"{self._url}/{self._kind}/{manner}/v1/chat/completions"
-        return list(await asyncio.gather(*(self._one(url, task(number)) for number in range(count))))
+        numbers = range(first, first + count)
+        return list(await asyncio.gather(*(self._one(url, task(number)) for number in numbers)))
 
     def _one(self, url: str, text: str, lookup: Callable[[str], Any] = look_up) -> Any:
         if self._kind == "code":

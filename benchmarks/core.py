@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import itertools
 import subprocess
 import sys
@@ -67,10 +68,11 @@ async def _in_turns(
         spent: dict[str, list[_meter.Spent]] = {"floor": [], "agents": []}
         for side in sides:
             await side.work(count, manner.replace("1.0", "0.2"))
-        for _ in range(rounds):
+        for first in range(count, count * (rounds + 1), count):
             for name, side in zip(spent, sides, strict=True):
-                turn = await _meter.spend(lambda side=side: side.work(count, manner), ticker=ticker)
-                assert _sides.right(turn.results) == count, f"{side.name}: answers lost or mixed up"
+                work = functools.partial(side.work, count, manner, first)
+                turn = await _meter.spend(work, ticker=ticker)
+                assert _sides.right(turn.results, first) == count, f"{side.name}: answers lost or mixed up"
                 turn.results = None
                 spent[name].append(turn)
     return spent

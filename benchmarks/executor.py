@@ -19,7 +19,7 @@ from manyhands.executors.local import LocalPythonExecutor
 PROGRAMS = {
     "loop": "total = 0\nfor i in range(300_000):\n    total += i & 7\ntotal",
     "while": "i = 0\nwhile i < 300_000:\n    i += 1\ni",
-    "recursion": "def fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\nfib(22)",
+    "recursion": "def fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\nfib(24)",
     "comprehension": "total = 0\nfor _ in range(30):\n    total += len([x + 1 for x in range(10_000) if x & 1])\ntotal",
     "dict counting": (
         "words = ['a', 'b', 'c', 'd'] * 40_000\ncounts = {}\nfor w in words:\n"

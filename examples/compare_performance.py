@@ -13,6 +13,9 @@ async def compare_performance():
 
     tasks = ["Task " + str(i) for i in range(10)]
 
+    # The first run of a process imports what it needs
+    await CodeAgent(model=model, tools=[]).arun("Warm up")
+
     # Async (concurrent) - separate agent per task
     start = time.time()
     agents = [CodeAgent(model=model, tools=[]) for _ in tasks]

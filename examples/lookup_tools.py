@@ -1,6 +1,6 @@
 """Look-up tools over small real tables: what the tasks of ``tasks.jsonl`` need besides arithmetic.
 
-Use them from the command line (``--tools examples/lookup_tools.py``) or import them.
+``TOOLS`` lists them all.
 """
 
 import ast

@@ -4,7 +4,8 @@ A block that cannot run by itself says so in its first line, where the reader se
 
     # Fragment: needs an account at the provider.
 
-A ``text`` block right after a Python block is what that block prints; ``...`` in it stands for anything.
+A ``text`` block right after a Python block (or after the one word "prints") is what that block prints. In it
+``...`` stands for anything, and long lines may be wrapped.
 A block may await at its top level, as in ``python -m asyncio`` or a notebook.
 """
 
@@ -129,14 +130,15 @@ def _printed_by(code: object, program: ModuleType, runner: asyncio.Runner) -> st
 
 
 def _expected_after(block: Block, blocks: list[Block], content: str) -> str | None:
-    """Return the text block that follows with nothing in between."""
+    """Return the text block that follows with nothing in between, or the word "prints"."""
     for other in blocks:
         if other.language == "text" and other.start > block.end:
-            return other.text if not content[block.end : other.start].strip() else None
+            between = content[block.end : other.start].strip()
+            return other.text if between in ("", "prints", "prints:") else None
     return None
 
 
 def _compare(printed: str, expected: str, where: str) -> None:
-    trimmed = "".join(line.rstrip() + "\n" for line in printed.rstrip().splitlines())
-    same = doctest.OutputChecker().check_output(expected, trimmed, doctest.ELLIPSIS)
-    assert same, f"{where} says that this is printed:\n{expected}\nIt was:\n{trimmed}"
+    allowed = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    same = doctest.OutputChecker().check_output(expected, printed, allowed)
+    assert same, f"{where} says that this is printed:\n{expected}\nIt was:\n{printed}"

@@ -222,22 +222,22 @@ class TestHintsToSchemas:
         assert schema == {"type": "string", "description": "The unit", "enum": ["c", "f"]}
 
     def test_hints_written_as_text_are_looked_up_in_the_closure(self) -> None:
-        class Local(BaseModel):
-            n: int
+        def make() -> Any:
+            class Kept(BaseModel):
+                n: int
 
-        kept = Local
+            def fn(value: Kept) -> Kept:
+                """Do it.
 
-        def fn(value: kept) -> kept:
-            """Do it.
+                Args:
+                    value: It.
+                """
+                return Kept(n=value.n)
 
-            Args:
-                value: It.
-            """
-            return kept(n=value.n)
+            return fn
 
-        assert describe_function(fn, name="fn").parameters[0].schema["properties"] == {
-            "n": {"type": "integer"}
-        }
+        schema = describe_function(make(), name="fn").parameters[0].schema
+        assert schema["properties"] == {"n": {"type": "integer"}}
 
     def test_hints_are_looked_up_among_the_names_of_the_defining_function(self) -> None:
         class OnlyInHints(BaseModel):

@@ -137,7 +137,7 @@ class MultiStepAgent:
             raise CallerError(f"planning_interval must be at least 1, not {planning_interval}.")
         if prompt_templates is not None:
             check_templates(prompt_templates)
-        if logger is not None or (verbosity_level or -1) >= 0:
+        if logger is not None or (verbosity_level is not None and verbosity_level >= 0):
             self.observers = [*observers, self.logger.observe]
 
     # --- What the agent is ------------------------------------------------------------------
@@ -262,7 +262,7 @@ class MultiStepAgent:
         run = self.arun(
             task, stream, reset, images, additional_args, max_steps, return_full_result, timeout=timeout
         )
-        if self.verbosity_level is None and self._logger is None:
+        if self.verbosity_level is None and self.logger.observe not in run.observers:
             run.observers.append(self.logger.observe)
         return iterate_sync(aiter(run)) if stream else run_sync(run)
 

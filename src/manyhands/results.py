@@ -42,7 +42,7 @@ def result_line(result: MapResult) -> bytes:
     record = {
         "id": result.id,
         "task": result.task,
-        "output": plain(result.output),
+        "output": _plain(result.output),
         "state": result.state,
         "error": error_dict(result.error),
         "steps": result.steps,
@@ -58,6 +58,14 @@ def result_line(result: MapResult) -> bytes:
     except ValueError:
         # Half a surrogate pair has no UTF-8, and JSON knows no infinity and no NaN.
         return _encoded(_finite(record), ascii=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values for any answer: code may answer with things that not even have a text."""
+    try:
+        return plain(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that has no text: {type(error).__name__}>"
 
 
 def _encoded(record: Any, *, ascii: bool) -> bytes:
@@ -142,7 +150,9 @@ class ResultsFile:
         if self._fd < 0:
             return
         try:
-            if self._superseded:
+            os.fsync(self._fd)
+            # A file that is open cannot be replaced on Windows; the last line of a task counts there.
+            if self._superseded and sys.platform != "win32":
                 self._compact()
         finally:
             os.close(self._fd)
@@ -171,8 +181,8 @@ class ResultsFile:
         try:
             self._note(*_id_and_ok(self.path, rest, number))
         except ResultsFileError:
-            torn = rest.strip(b"\0")
-            if not (_HEAD.startswith(torn[: len(_HEAD)]) or torn.startswith(_HEAD)):
+            # What a crash of the machine leaves may also be zeros.
+            if not _HEAD.startswith(rest.strip(b"\0")[: len(_HEAD)]):
                 raise
             os.ftruncate(self._fd, end)
             self.repaired = True
@@ -202,7 +212,7 @@ class ResultsFile:
         keep = set(last.values())
         with open(fd, "wb", closefd=False) as file:
             file.writelines(line for number, line in self._lines() if number in keep)
-        os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
+        os.chmod(temporary, stat.S_IMODE(os.fstat(self._fd).st_mode))
         os.fsync(fd)
         os.replace(temporary, self.path)
         self._fd, old = fd, self._fd
@@ -238,7 +248,7 @@ def _opened_and_locked(path: Path) -> int:
                 raise ResultsFileError(f"{path} is no ordinary file, so results cannot be kept in it.")
             if not _lock(fd):
                 raise ResultsFileError(
-                    f"Another process is writing results to {path}. Wait until it has ended, or name another file."
+                    f"Another process is writing results to {path}. Wait for its end, or name another file."
                 )
             if _is_still(path, fd):
                 return fd
@@ -257,9 +267,15 @@ def _is_still(path: Path, fd: int) -> bool:
 
 
 def _write_all(fd: int, data: bytes) -> None:
+    """Append all of ``data``, or nothing."""
+    size = os.fstat(fd).st_size
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
 
 
 if sys.platform == "win32":

@@ -128,7 +128,7 @@ class Run(Coroutine[Any, Any, Any]):
         activity: What it does or waits for right now, in a few words.
         step_number: The step it is at, counted from 1.
         usage: Tokens so far, those of the runs it started included; ``None`` if no reply told.
-        timing: When it began and ended.
+        timing: When it was asked for, or began, and ended.
         output: The final answer, once there is one.
         error: What ended it, if something did.
         parent: The run that started it, if one did.
@@ -294,6 +294,7 @@ class Run(Coroutine[Any, Any, Any]):
 
     async def _main(self) -> Any:
         current_run.set(self)
+        self.timing = Timing.now()
         self.agent.began(self)
         if self.observers:
             parent = self.parent.id if self.parent else None

@@ -373,6 +373,28 @@ def test_an_agent_shows_no_secrets() -> None:
     assert "sk-secret" not in repr(agent) + str(vars(agent))
 
 
+def test_every_run_is_shown_under_run_and_none_under_arun(capsys: pytest.CaptureFixture[str]) -> None:
+    agent = agent_of(final(1), final(2), final(3))
+    agent.run("one")
+    agent.run("two")
+    shown = capsys.readouterr().out
+    assert "Final answer: 1" in shown and "Final answer: 2" in shown
+    asyncio.run(agent.arun("three"))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("level", "shows"), [(-1, ""), (0, "no such tool"), (1, "Step 1")])
+def test_the_verbosity_level_says_how_much_is_shown(
+    level: int, shows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = agent_of(calls(("no such tool", {})), final(1), verbosity_level=level)
+    asyncio.run(agent.arun("go"))
+    shown = capsys.readouterr().out
+    assert shows in shown
+    assert ("Step 1" in shown) == (level == 1)
+    assert (shown == "") == (level == -1)
+
+
 def test_an_agent_shows_itself_and_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
     agent = agent_of(LOOKING, final(1), verbosity_level=1)
     agent.run("what is it?")

@@ -123,7 +123,8 @@ class CodeRun:
 
 def signature(tool: Callable[..., Any]) -> str:
     kinds = ", ".join(f"{name}: {kind}" for name, kind in tool.__annotations__.items() if name != "return")
-    return f'  def {tool.__name__}({kinds}) -> {tool.__annotations__["return"]}:\n      """{tool.__doc__}\n      """'
+    head = f"  def {tool.__name__}({kinds}) -> {tool.__annotations__['return']}:"
+    return f'{head}\n      """{tool.__doc__}\n      """'
 
 
 def definition(tool: Callable[..., Any]) -> JSON:

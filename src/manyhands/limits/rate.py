@@ -15,14 +15,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 import threading
 import weakref
-from collections import deque
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from manyhands.limits.bucket import EPSILON, MINUTE, Bucket, Ramp
 from manyhands.limits.turnstile import Turnstile
 from manyhands.limits.waiting import checked_timeout, refuse_on_loop
 
@@ -31,184 +31,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("manyhands.limits")
 
-MINUTE = 60.0
-# Uses within this many seconds share one entry in a bucket's memory; it is the memory's only rounding,
-# and always to the safe side.
-_GRAIN = 0.1
-# A timer that fires this many seconds late costs no throughput.
-_SLACK = 0.02
-# Rounding errors of a clock must not cost one more wait.
-_EPSILON = 1e-9
-
-
-@dataclass(slots=True)
-class _Use:
-    """What was used around one moment: first at ``since``, last at ``at``."""
-
-    since: float
-    at: float
-    amount: float
-    forgotten: bool = False
-
-
-class Bucket:
-    """A limit per minute that answers how long to wait instead of waiting.
-
-    Args:
-        per_minute: The limit; infinite for none, which still counts.
-        burst: Most that may be used at once after a quiet time.
-        now: The clock's reading, in seconds.
-    """
-
-    __slots__ = ("_minute", "burst", "level", "per_minute", "spent", "updated", "used")
-
-    def __init__(self, per_minute: float, burst: float, now: float) -> None:
-        self.per_minute = per_minute
-        self.burst = burst
-        self.level = burst
-        self.updated = now
-        self.used = 0.0
-        self.spent = 0.0
-        self._minute: deque[_Use] = deque()
-
-    @property
-    def rate(self) -> float:
-        """Units that come in each second."""
-        return self.per_minute / MINUTE
-
-    def resize(self, per_minute: float, burst: float) -> None:
-        """Change the limit; what was used stays used."""
-        self.per_minute = per_minute
-        self.burst = burst
-        # An infinite level of a bucket without a limit means nothing for one with a limit.
-        self.level = min(self.level, burst)
-
-    def advance(self, now: float) -> None:
-        """Take in what came since the last call, and forget what was used over a minute ago."""
-        if now > self.updated:
-            full = self.burst + self.rate * _SLACK
-            self.level = min(full, self.level + (now - self.updated) * self.rate)
-            self.updated = now
-        while self._minute and self._minute[0].at + MINUTE <= now + _EPSILON:
-            old = self._minute.popleft()
-            old.forgotten = True
-            self.used -= old.amount
-
-    def wait_for(self, amount: float, now: float) -> float:
-        """Return the seconds until ``amount`` may be used.
-
-        More than the bucket ever holds is given when the bucket is full, and paid for afterwards.
-        """
-        self.advance(now)
-        missing = min(amount, self.burst) - self.level
-        wait = missing / self.rate if missing > _EPSILON else 0.0
-        return max(wait, self._wait_for_minute(min(amount, self.per_minute), now))
-
-    def _wait_for_minute(self, amount: float, now: float) -> float:
-        excess = self.used + amount - self.per_minute
-        if excess <= _EPSILON * self.per_minute:
-            return 0.0
-        for use in self._minute:
-            excess -= use.amount
-            if excess <= _EPSILON * self.per_minute:
-                return use.at + MINUTE - now
-        return 0.0
-
-    def take(self, amount: float, now: float) -> _Use:
-        """Use ``amount`` now, and return where it is remembered."""
-        self.level -= amount
-        self.used += amount
-        self.spent += amount
-        last = self._minute[-1] if self._minute else None
-        if last is None or now - last.since > _GRAIN:
-            self._minute.append(last := _Use(now, now, amount))
-        else:
-            last.at = now
-            last.amount += amount
-        return last
-
-    def correct(self, use: _Use, difference: float, now: float) -> None:
-        """Use ``difference`` more, or less if negative, than was said at ``use``."""
-        self.advance(now)
-        self.level = min(self.burst, self.level - difference)
-        self.spent += difference
-        if not use.forgotten:
-            use.amount += difference
-            self.used += difference
-        elif difference > 0:
-            self.used += difference
-            self._minute.append(_Use(now, now, difference))
-
-
-class Ramp:
-    """Lets calls out one by one after a refusal: half as fast as before at first, then faster.
-
-    The pace doubles within ten seconds, but stops just below where the refusal came, and feels its way
-    up from there.
-
-    Args:
-        refused_at: Calls a second when the provider refused.
-        began: When the first call may go, in seconds of the limiter's clock.
-    """
-
-    __slots__ = ("began", "next", "refused_at")
-
-    _DOUBLING = 10.0
-    _CAREFUL_FROM = 0.9
-    _CAREFUL_PER_SECOND = 0.1 / MINUTE
-    _SLOWEST = 0.1
-    _OVER = 4.0
-
-    def __init__(self, refused_at: float, began: float) -> None:
-        self.refused_at = max(self._SLOWEST, refused_at)
-        self.began = began
-        self.next = began
-
-    def pace(self, now: float) -> float:
-        """Return the calls a second that go out at this time."""
-        elapsed = max(0.0, now - self.began)
-        if elapsed < self._DOUBLING:
-            share = min(self._CAREFUL_FROM, 0.5 * 2 ** (elapsed / self._DOUBLING))
-        else:
-            share = self._CAREFUL_FROM + (elapsed - self._DOUBLING) * self._CAREFUL_PER_SECOND
-        return self.refused_at * share
-
-    def is_over(self, now: float, full: float) -> bool:
-        """Return whether the pace has reached ``full`` calls a second, or long passed the refused one."""
-        return self.pace(now) >= min(full, self._OVER * self.refused_at)
-
-    def go(self, now: float) -> None:
-        """Note that a call went out."""
-        self.next = max(self.next, now - _SLACK) + 1 / self.pace(now)
-
 
 class Reservation:
     """What one call may use; settle it when the call is over.
 
     Attributes:
         tokens: Tokens reserved, or used once settled.
+        at: When the call was let out, by the limiter's clock.
     """
 
-    __slots__ = ("_epoch", "_limiter", "_marks", "_uses", "at", "tokens")
+    __slots__ = ("_epoch", "_limiter", "_request", "_spent", "_use", "at", "tokens")
 
-    def __init__(self, limiter: RateLimiter, tokens: float, at: float, epoch: int) -> None:
+    def __init__(self, limiter: RateLimiter, tokens: float, at: float) -> None:
         self._limiter = limiter
-        self._epoch = epoch
+        self._epoch = limiter._epoch
+        self._request = limiter._requests.take(1, at)
+        self._use = limiter._tokens.take(tokens, at)
+        self._spent = (limiter._requests.spent, limiter._tokens.spent)
         self.tokens = tokens
         self.at = at
-        buckets = limiter._buckets
-        self._uses = {"requests": buckets["requests"].take(1, at), "tokens": buckets["tokens"].take(tokens, at)}
-        self._marks = {name: bucket.spent for name, bucket in buckets.items()}
 
     def settle(self, tokens: float) -> None:
         """Replace the tokens reserved by those really used; what was too much is there for others now."""
-        self._limiter._correct(self, "tokens", tokens - self.tokens)
-        self.tokens = tokens
+        self._limiter._settle(self, tokens)
 
     def cancel(self) -> None:
         """Give everything back: the call was never sent."""
-        self._limiter._correct(self, "requests", -1)
-        self.settle(0)
+        self._limiter._settle(self, 0, requests=0)
 
     def observe(self, headers: Mapping[str, str]) -> None:
         """Take in the ``x-ratelimit-*`` headers of the answer to this call."""
@@ -245,7 +94,7 @@ class RateStats:
     pace: float
 
 
-class RateLimiter:
+class RateLimiter(Turnstile):
     """Requests and tokens per minute: first come first served, for tasks of any loop and for threads.
 
     Args:
@@ -271,20 +120,336 @@ class RateLimiter:
         name: str = "",
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        super().__init__()
         self.name = name
         self._clock = clock
-        self._bursts = {"requests": MINUTE * burst, "tokens": token_burst_seconds}
-        self._turnstile = Turnstile()
-        self._configured = {
-            "requests": _checked_rate(requests_per_minute, "requests_per_minute"),
-            "tokens": _checked_rate(tokens_per_minute, "tokens_per_minute"),
-        }
-        self._told = {"requests": math.inf, "tokens": math.inf}
-        self._burst = max(1.0, float(burst))
+        self._burst = _checked_rate(burst, "burst")
+        self._token_burst = _checked_rate(token_burst_seconds, "token_burst_seconds") / MINUTE
+        self._configured = (
+            _checked_rate(requests_per_minute, "requests_per_minute"),
+            _checked_rate(tokens_per_minute, "tokens_per_minute"),
+        )
+        self._told = (math.inf, math.inf)
         now = clock()
-        self._buckets = {name: Bucket(limit, 0.0, now) for name, limit in self._configured.items()}
-        for name in self._buckets:
-            self._resize(name, fresh=True)
+        self._requests = Bucket(math.inf, math.inf, now)
+        self._tokens = Bucket(math.inf, math.inf, now)
+        self._resize()
         self._paused_until = -math.inf
         self._epoch = 0
         self._ramp: Ramp | None = None
+
+    # --- Going through ---------------------------------------------------------------------------
+
+    async def reserve(self, tokens: float = 0, timeout: float | None = None) -> Reservation:  # noqa: ASYNC109
+        """Wait until one request of ``tokens`` may be sent, and reserve it.
+
+        Args:
+            tokens: Tokens that prompt and reply are expected to use.
+            timeout: Most seconds to wait.
+
+        Raises:
+            TimeoutError: It may not be sent in time.
+        """
+        seconds, taken = checked_timeout(timeout), _Taken(self, _checked_tokens(tokens))
+        if not await self.pass_in_turn(taken.attempt, seconds):
+            raise self._too_late(seconds)
+        return taken.reservation
+
+    def reserve_sync(self, tokens: float = 0, timeout: float | None = None) -> Reservation:
+        """Do as :meth:`reserve`, in sync code.
+
+        Raises:
+            TimeoutError: It may not be sent in time.
+            RuntimeError: This thread runs an event loop, which waiting here would block.
+        """
+        refuse_on_loop("reserve_sync()", "reserve()")
+        seconds, taken = checked_timeout(timeout), _Taken(self, _checked_tokens(tokens))
+        if not self.pass_in_turn_sync(taken.attempt, seconds):
+            raise self._too_late(seconds)
+        return taken.reservation
+
+    def try_reserve(self, tokens: float = 0) -> Reservation | None:
+        """Reserve one request if it may be sent at once and nobody waits, else return ``None``."""
+        taken = _Taken(self, _checked_tokens(tokens))
+        return taken.reservation if self.try_pass(taken.attempt) else None
+
+    async def athrottle(self, tokens: float = 0) -> None:
+        """Wait until one request of ``tokens`` may be sent."""
+        await self.reserve(tokens)
+
+    def throttle(self, tokens: float = 0) -> None:
+        """Wait until one request of ``tokens`` may be sent, in sync code.
+
+        Raises:
+            RuntimeError: This thread runs an event loop, which waiting here would block.
+        """
+        refuse_on_loop("throttle()", "athrottle()")
+        self.reserve_sync(tokens)
+
+    def _wait_for(self, tokens: float, now: float) -> float:
+        """Return the seconds until a request of ``tokens`` may go; the lock is held."""
+        wait = max(
+            self._paused_until - now, self._requests.wait_for(1, now), self._tokens.wait_for(tokens, now)
+        )
+        if self._ramp is not None:
+            if self._ramp.is_over(now, self._requests.rate):
+                self._ramp = None
+            else:
+                wait = max(wait, self._ramp.next - now)
+        return wait
+
+    # --- What comes back -------------------------------------------------------------------------
+
+    def _settle(self, reservation: Reservation, tokens: float, requests: float = 1) -> None:
+        with self._lock:
+            now = self._clock()
+            self._tokens.correct(reservation._use, tokens - reservation.tokens, now)
+            if requests != 1:
+                self._requests.correct(reservation._request, requests - 1, now)
+            reservation.tokens = tokens
+        self._changed()
+
+    def pause(self, seconds: float, refused: Reservation | None = None) -> None:
+        """Let nobody go for ``seconds``, then let calls out slowly at first.
+
+        Args:
+            seconds: What the provider asked for in ``Retry-After``.
+            refused: The call that was refused. Of all calls that were under way when the first of
+                them was refused, only that one slows the pace; all may prolong the pause.
+        """
+        with self._lock:
+            now = self._clock()
+            self._paused_until = max(self._paused_until, now + max(0.0, seconds))
+            if refused is None or refused._epoch == self._epoch:
+                self._epoch += 1
+                self._ramp = Ramp(self._refused_pace(now), self._paused_until)
+                self._tokens.level = min(self._tokens.level, 0.0)
+            elif self._ramp is not None and now < self._ramp.began:
+                self._ramp.began = self._ramp.next = self._paused_until
+        self._changed()
+
+    def _refused_pace(self, now: float) -> float:
+        if self._ramp is not None and not self._ramp.is_over(now, self._requests.rate):
+            return self._ramp.pace(now)
+        self._requests.advance(now)
+        return min(self._requests.rate, self._requests.used / MINUTE)
+
+    def observe(self, headers: Mapping[str, str], reservation: Reservation | None = None) -> None:
+        """Take in what a provider's headers say about its limits and what is left of them.
+
+        Args:
+            headers: Headers of an answer; ``x-ratelimit-*`` and ``anthropic-ratelimit-*`` are read.
+            reservation: The call that was answered: what was used since it was sent is taken off.
+        """
+        told = [_told(headers, unit) for unit in ("requests", "tokens")]
+        if all(limit is None and left is None for limit, left in told):
+            return
+        with self._lock:
+            now = self._clock()
+            limits = tuple(limit or before for (limit, _), before in zip(told, self._told, strict=True))
+            if limits != self._told:
+                self._told = (limits[0], limits[1])
+                self._resize()
+            for index, (_, left) in enumerate(told):
+                if left is not None:
+                    self._lower(index, left, reservation, now)
+        self._changed()
+
+    def _lower(self, index: int, left: float, reservation: Reservation | None, now: float) -> None:
+        """Lower a bucket to what the provider says is left; the lock is held."""
+        bucket = (self._requests, self._tokens)[index]
+        if bucket.per_minute == math.inf:
+            return
+        if reservation is not None:
+            # The answer tells how it was when the call arrived.
+            left += bucket.rate * (now - reservation.at) - (bucket.spent - reservation._spent[index])
+        bucket.advance(now)
+        bucket.level = min(bucket.level, left)
+
+    def _changed(self) -> None:
+        if self._line or self._errands:
+            self.nudge()
+
+    # --- Limits and watching ---------------------------------------------------------------------
+
+    def configure(
+        self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None
+    ) -> None:
+        """Change the limits at once; the arguments are those of the class."""
+        requests = _checked_rate(requests_per_minute, "requests_per_minute")
+        tokens = _checked_rate(tokens_per_minute, "tokens_per_minute")
+        with self._lock:
+            self._configured = (requests, tokens)
+            self._resize()
+        self._changed()
+
+    def tighten(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        """Lower the limits to these where they are higher: the strictest of all who share a key holds."""
+        wanted = (
+            _checked_rate(requests_per_minute, "requests_per_minute"),
+            _checked_rate(tokens_per_minute, "tokens_per_minute"),
+        )
+        self.configure(*(min(ours, theirs) for ours, theirs in zip(self._configured, wanted, strict=True)))
+
+    def _resize(self) -> None:
+        requests, tokens = (min(ours, told) for ours, told in zip(self._configured, self._told, strict=True))
+        self._requests.resize(requests, self._burst if requests < math.inf else math.inf)
+        self._tokens.resize(tokens, max(1.0, tokens * self._token_burst))
+
+    def stats(self) -> RateStats:
+        """Return the limiter as it is now."""
+        with self._lock:
+            now = self._clock()
+            self._requests.advance(now)
+            self._tokens.advance(now)
+            ramp = self._ramp
+            stats = RateStats(
+                requests_per_minute=self._requests.per_minute,
+                tokens_per_minute=self._tokens.per_minute,
+                requests_used=self._requests.used,
+                tokens_used=self._tokens.used,
+                waiting=self._line.waiting(),
+                paused_for=max(0.0, self._paused_until - now),
+                pace=math.inf if ramp is None else ramp.pace(now),
+            )
+        self._changed()
+        return stats
+
+    def _too_late(self, seconds: float) -> TimeoutError:
+        what = f" of {self.name!r}" if self.name else ""
+        return TimeoutError(f"The rate limit{what} lets no request through within {seconds:g}s.")
+
+    def __repr__(self) -> str:
+        requests, tokens = self._requests.per_minute, self._tokens.per_minute
+        return f"<RateLimiter {self.name!r} {requests:g} requests/min, {tokens:g} tokens/min>"
+
+
+class _Taken:
+    """One attempt to reserve, and the reservation once there is one."""
+
+    __slots__ = ("_limiter", "_tokens", "reservation")
+
+    reservation: Reservation
+
+    def __init__(self, limiter: RateLimiter, tokens: float) -> None:
+        self._limiter = limiter
+        self._tokens = tokens
+
+    def attempt(self) -> float | None:
+        limiter = self._limiter
+        now = limiter._clock()
+        wait = limiter._wait_for(self._tokens, now)
+        if wait > EPSILON:
+            return wait
+        if limiter._ramp is not None:
+            limiter._ramp.go(now)
+        self.reservation = Reservation(limiter, self._tokens, now)
+        return None
+
+
+def _checked_rate(limit: object, name: str) -> float:
+    if limit is None:
+        return math.inf
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise TypeError(f"{name} is a number or None, not {limit!r}.")
+    if not limit > 0:
+        raise ValueError(
+            f"{name}={limit!r} would let nothing through; it must be above 0, or None for no limit."
+        )
+    return float(limit)
+
+
+def _checked_tokens(tokens: object) -> float:
+    if isinstance(tokens, bool) or not isinstance(tokens, int | float):
+        raise TypeError(f"A number of tokens is needed, not {tokens!r}.")
+    if not 0 <= tokens < math.inf:
+        raise ValueError(f"{tokens!r} tokens cannot be reserved.")
+    return tokens
+
+
+def _told(headers: Mapping[str, str], unit: str) -> tuple[float | None, float | None]:
+    """Return limit and rest that headers tell of requests or tokens."""
+    get = headers.get
+    limit = get(f"x-ratelimit-limit-{unit}") or get(f"anthropic-ratelimit-{unit}-limit")
+    left = get(f"x-ratelimit-remaining-{unit}") or get(f"anthropic-ratelimit-{unit}-remaining")
+    return _number(limit), _number(left)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < math.inf else None
+
+
+# --- One limiter per key ---------------------------------------------------------------------------
+
+
+def rate_key(provider: str, account: str | None, model: str) -> str:
+    """Return the key under which a provider counts.
+
+    Args:
+        provider: Where requests go.
+        account: The API key or the organisation; only a short hash of it goes into the result.
+        model: The model.
+    """
+    who = hashlib.sha256((account or "").encode()).hexdigest()[:8] if account else "-"
+    return f"{provider}/{who}/{model}"
+
+
+current_reservation: ContextVar[Reservation | None] = ContextVar("manyhands_reservation", default=None)
+
+
+def observe_headers(headers: Mapping[str, str]) -> None:
+    """Take in the headers of an answer to the call that this task is making; nothing outside of one.
+
+    Models that speak HTTP call this with each answer, good or bad, as soon as its headers are there.
+    """
+    reservation = current_reservation.get()
+    if reservation is not None:
+        reservation.observe(headers)
+
+
+class SharedRates:
+    """Rate limiters by key: whoever names the same key shares one.
+
+    A limiter lives as long as somebody holds it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limiters: weakref.WeakValueDictionary[str, RateLimiter] = weakref.WeakValueDictionary()
+
+    def get(
+        self,
+        key: str,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> RateLimiter:
+        """Return the limiter of ``key``, made if there is none.
+
+        Args:
+            key: See :func:`rate_key`.
+            requests_per_minute: Most requests in any minute; of all that were named for the key, the
+                lowest holds.
+            tokens_per_minute: The same for tokens.
+            clock: See :class:`RateLimiter`; of a limiter that is there already it stays as it is.
+        """
+        with self._lock:
+            limiter = self._limiters.get(key)
+            if limiter is None:
+                limiter = RateLimiter(requests_per_minute, tokens_per_minute, name=key, clock=clock)
+                self._limiters[key] = limiter
+            else:
+                limiter.tighten(requests_per_minute, tokens_per_minute)
+        return limiter
+
+    def stats(self) -> dict[str, RateStats]:
+        """Return all limiters as they are now."""
+        return {key: limiter.stats() for key, limiter in list(self._limiters.items())}
+
+
+shared = SharedRates()

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from manyhands.limits.waiting import Errands, FifoLine, Parcel, TaskSeat, ThreadSeat, refuse_on_loop
+from manyhands.limits.waiting import Errands, FifoLine, Parcel, TaskSeat, ThreadSeat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from manyhands.limits.waiting import Seat
 
 # Asked with the lock held; `None`: passed. Else the seconds until asking again makes sense.
@@ -88,6 +91,14 @@ class Turnstile(Errands):
             if not seat.left:
                 self._leave_errand(seat)
         return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock under which attempts are made, for a change that must not meet one."""
+        with self._lock:
+            yield
+        if self._errands:
+            self._run_errands()
 
     def nudge(self) -> None:
         """Have the first in line try again: something has changed. Never blocks."""

@@ -72,7 +72,7 @@ class Secret:
         return hash(self._text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Endpoint:
     """One address that takes requests.
 
@@ -92,14 +92,21 @@ class Endpoint:
     key: Secret | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     ssl: ssl.SSLContext | bool = True
-    proxy: str | None = field(default=None, repr=False)  # may hold a password
+    proxy: str | None = None
 
     @property
     def shown(self) -> str:
-        """The address without its query, for messages."""
-        parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+        """The address, for messages."""
+        return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.shown!r})"
+
+
+def public_url(url: str) -> str:
+    """Return an address without what may be secret in it: its user and its query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def joined_url(base: str, path: str, query: Mapping[str, Any] | None = None) -> str:

@@ -14,6 +14,7 @@ from manyhands.models.endpoint import (
     environment_proxy,
     environment_ssl,
     joined_url,
+    public_url,
 )
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class OpenAIModel(ChatCompletionsModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; keys, headers and clients stay out."""
-        described = {"api_base": self.api_base, "organization": self.organization, "project": self.project}
+        base = public_url(str(self.api_base)) if self.api_base else None
+        described = {"api_base": base, "organization": self.organization, "project": self.project}
         return {**super().to_dict(), **{name: value for name, value in described.items() if value}}
 
 

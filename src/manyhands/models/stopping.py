@@ -24,7 +24,7 @@ def supports_stop_parameter(model_id: str | None) -> bool:
 def remove_content_after_stop_sequences(
     content: str | None, stop_sequences: Iterable[str] | None
 ) -> str | None:
-    """Return ``content`` up to the first stop sequence in it.
+    """Return ``content`` up to the stop sequence in it that is complete first.
 
     Args:
         content: The text of a reply.
@@ -32,8 +32,9 @@ def remove_content_after_stop_sequences(
     """
     if not content or not stop_sequences:
         return content
-    found = [content.find(stop) for stop in stop_sequences if stop]
-    return content[: min((at for at in found if at >= 0), default=len(content))]
+    found = [(content.find(stop), len(stop)) for stop in stop_sequences if stop]
+    ends = [(start + length, start) for start, length in found if start >= 0]
+    return content[: min(ends)[1]] if ends else content
 
 
 class StopCutter:

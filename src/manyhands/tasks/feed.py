@@ -30,9 +30,7 @@ def feed(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
     if isinstance(items, AsyncIterable):
         return aiter(items)
     if not isinstance(items, Iterable):
-        raise CallerError(
-            f"Tasks come from an iterable or async iterable; this is {type(items).__name__}."
-        )
+        raise CallerError(f"Tasks come from an iterable or async iterable; this is {type(items).__name__}.")
     if isinstance(items, Sized):
         return _from_memory(items)
     return _FromThread(iter(items))

@@ -66,10 +66,10 @@ def read_tasks(
         OSError: The source cannot be read.
     """
     with _opened(source) as raw:
-        yield from _tasks_of(raw, format or _format_of(source), _Templated(template))
+        yield from _tasks_of(raw, format or _format_of(source), _Maker(template))
 
 
-def _tasks_of(raw: FileIO, format: str | None, made: _Templated) -> Iterator[Task | BadLine]:
+def _tasks_of(raw: FileIO, format: str | None, made: _Maker) -> Iterator[Task | BadLine]:
     lines = _lines(raw)
     if format is None:
         lines, format = _guessed(lines)
@@ -134,7 +134,7 @@ def _chain(first: Iterable[bytes], rest: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _from_lines(
-    lines: Iterable[bytes], record: Callable[[str], dict[str, Any]], made: _Templated
+    lines: Iterable[bytes], record: Callable[[str], dict[str, Any]], made: _Maker
 ) -> Iterator[Task | BadLine]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -172,7 +172,7 @@ def _csv_reader(lines: Iterable[bytes]) -> Any:
     return csv.reader(line.decode(errors="surrogateescape") for line in lines)
 
 
-def _from_csv(lines: Iterable[bytes], made: _Templated) -> Iterator[Task | BadLine]:
+def _from_csv(lines: Iterable[bytes], made: _Maker) -> Iterator[Task | BadLine]:
     reader = _csv_reader(lines)
     columns = next(reader, None)
     if columns is None:
@@ -207,8 +207,8 @@ def _csv_record(columns: list[str], row: list[str]) -> dict[str, Any]:
 # --- From a record to a task -----------------------------------------------------------------------
 
 
-class _Templated:
-    """Makes tasks of records, with the user's template if there is one.
+class _Maker:
+    """Makes tasks of the records of one source, with the user's template if there is one.
 
     Args:
         template: Text with names of fields in braces.
@@ -219,6 +219,8 @@ class _Templated:
 
     def __init__(self, template: str | None) -> None:
         self.template = template
+        # Hashes of the ids that tasks name: a million of them are a small matter.
+        self._used: set[int] = set()
         try:
             parts = list(Formatter().parse(template or ""))
         except ValueError as error:
@@ -234,7 +236,13 @@ class _Templated:
         if self.template:
             record = self._filled(self.template, record)
         task = task_from_mapping(record)
-        return task if task.id is not None else replace(task, id=default_id(task, line))
+        if task.id is None:
+            return replace(task, id=default_id(task, line))
+        key = hash(str(task.id))
+        if key in self._used:
+            raise CallerError(f"Its id {task.id!r} stands on an earlier line too.")
+        self._used.add(key)
+        return task
 
     def _filled(self, template: str, record: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -271,9 +271,15 @@ class _Facts:
 
 
 def _parameters_from_inputs(tool: Tool) -> list[Parameter]:
-    taken: Mapping[str, inspect.Parameter] = {}
-    if not tool.skip_forward_signature_validation:
-        taken = inspect.signature(tool.forward).parameters
+    if tool.skip_forward_signature_validation:
+        # What is left out is left to `forward`, whose defaults nobody knows.
+        return [
+            Parameter(
+                name, schema, not schema.get("nullable"), None if schema.get("nullable") else NO_DEFAULT
+            )
+            for name, schema in tool.inputs.items()
+        ]
+    taken = inspect.signature(tool.forward).parameters
     parameters = []
     for name, schema in tool.inputs.items():
         default = taken[name].default if name in taken else NO_DEFAULT

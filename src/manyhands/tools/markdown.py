@@ -50,8 +50,11 @@ class _Writer(HTMLParser):
 
     def text(self) -> str:
         """Return what has been written."""
-        while len(self._buffers) > 1:  # elements that nobody closed
-            self._close_buffer(self._buffers[-1][0])
+        while len(self._buffers) > 1 or self._rows:  # elements that nobody closed
+            if self._rows:
+                self._end_row()
+            else:
+                self._close_buffer(self._buffers[-1][0])
         whole = "".join(self._buffers[0][1])
         whole = re.sub(r"[ \t]+\n", "\n", whole)
         return re.sub(r"\n{3,}", "\n\n", whole).strip()
@@ -86,7 +89,7 @@ class _Writer(HTMLParser):
             self._write(_MARKS[tag])
         elif re.fullmatch("h[1-6]", tag) or tag in _PARAGRAPHS or tag == "title":
             self._break(2)
-        elif tag in ("a", "td", "th", "blockquote"):
+        elif tag in ("a", "blockquote"):
             self._close_buffer(tag)
         elif tag in _ENDS:
             _ENDS[tag](self)
@@ -136,6 +139,8 @@ class _Writer(HTMLParser):
             self._break(2)
         elif self._rows:
             self._rows[-1].append(text)
+        else:  # a cell outside any row
+            self._write(text)
 
     def _link(self, label: str, target: str) -> str:
         if not label or not target or target.startswith(("#", "javascript:")):
@@ -178,20 +183,37 @@ class _Writer(HTMLParser):
 
     def _end_table(self) -> None:
         if self._is_first_row:
+            self._end_open_row()
             self._is_first_row.pop()
         self._break(2)
 
+    def _start_row(self) -> None:
+        self._end_open_row()
+        self._rows.append([])
+
+    def _end_open_row(self) -> None:
+        """End the row of the innermost table: its end tag may be left out."""
+        if self._rows and len(self._rows) >= len(self._is_first_row):
+            self._end_row()
+
+    def _start_cell(self) -> None:
+        self._end_cell()
+        self._buffers.append(("td", [], ""))
+
+    def _end_cell(self) -> None:
+        """End the cell of the innermost row, if one is open there."""
+        if self._rows and sum(tag == "td" for tag, _, _ in self._buffers) >= len(self._rows):
+            self._close_buffer("td")
+
     def _end_row(self) -> None:
-        for tag in ("td", "th"):
-            self._close_buffer(tag)
+        self._end_cell()
         cells = self._rows.pop() if self._rows else []
         if not any(cells):
             return
+        self._break(1)
         if len(cells) == 1 or any("\n" in cell for cell in cells):  # a table that only makes a layout
-            self._break(1)
             self._write("\n".join(cell for cell in cells if cell))
         else:
-            self._break(1)
             self._write(f"| {' | '.join(cells)} |")
             if self._is_first_row and self._is_first_row[-1]:
                 self._write(f"\n|{' --- |' * len(cells)}")
@@ -217,9 +239,9 @@ _STARTS: dict[str, Callable[[_Writer, dict[str, str]], None]] = {
     "li": lambda writer, _: writer._start_item(),
     "pre": lambda writer, _: writer._start_pre(),
     "table": lambda writer, _: writer._start_table(),
-    "tr": lambda writer, _: writer._rows.append([]),
-    "td": lambda writer, _: writer._buffers.append(("td", [], "")),
-    "th": lambda writer, _: writer._buffers.append(("th", [], "")),
+    "tr": lambda writer, _: writer._start_row(),
+    "td": lambda writer, _: writer._start_cell(),
+    "th": lambda writer, _: writer._start_cell(),
     "blockquote": lambda writer, _: writer._buffers.append(("blockquote", [], "")),
     "img": lambda writer, given: writer._start_image(given),
 }
@@ -230,5 +252,7 @@ _ENDS: dict[str, Callable[[_Writer], None]] = {
     "li": lambda writer: writer._break(1),
     "pre": _Writer._end_pre,
     "table": _Writer._end_table,
-    "tr": _Writer._end_row,
+    "tr": _Writer._end_open_row,
+    "td": _Writer._end_cell,
+    "th": _Writer._end_cell,
 }

@@ -8,11 +8,11 @@ from typing import Any
 
 from manyhands.executors.local import aio, guards, iterators, policy
 from manyhands.executors.local.formatting import check_spec
-from manyhands.executors.local.switch import alive, current_step, tick
+from manyhands.executors.local.switch import Stop, alive, current_step, tick
 
 _AS_THEY_ARE = """
     abs aiter all anext any ascii bin bool bytearray bytes callable chr classmethod complex dict divmod float frozenset
-    hash hex id int isinstance issubclass len list max min next object oct ord property range repr round set slice
+    hash hex id int isinstance issubclass len list max min next object oct ord property range repr reversed round set slice
     sorted staticmethod str sum super tuple type True False None NotImplemented Ellipsis
 """.split()
 
@@ -217,7 +217,7 @@ def base_builtins() -> dict[str, Any]:
     found.update({name: getattr(builtins, name) for name in _EXCEPTIONS})
     found.update(guards.guards())
     found.update(
-        {name: getattr(iterators, name) for name in ("map", "filter", "zip", "enumerate", "reversed", "iter")}
+        {name: getattr(iterators, name) for name in ("map", "filter", "zip", "enumerate", "iter")}
     )
     found.update(_TWINS)
     found.update(aio.builtin_functions())
@@ -245,6 +245,7 @@ _TWINS: dict[str, Any] = {
     "quit": _exit,
     "__build_class__": _build_class,
     "__import__": _dunder_import,
+    "$Stop": Stop,
     "$tick": tick,
     "$alive": alive,
     "$lim": iterators.limited,

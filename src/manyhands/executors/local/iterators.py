@@ -19,34 +19,43 @@ _PIECE = 2048
 #: Iterators over iterators over ...: their C code recurses without a check of its own.
 _MAX_DEPTH = 150
 #: Ranges of up to this many items are handed to C as they are.
-_SHORT = 50_000
+_SHORT = 100_000
+#: The same for containers, whose items are there already.
+_LONG = 1_000_000
 _SIZED = frozenset({list, tuple, dict, set, frozenset, str, bytes})
 
 
-def _pieces(iterator: Iterator[Any]) -> Iterator[Iterator[Any]]:
+def _pieces(iterator: Iterator[Any], limit: float) -> Iterator[Iterator[Any]]:
+    taken = 0
     for item in iterator:
         checkpoint()
-        yield iter((item,))
+        taken += _PIECE
+        if taken > limit:
+            raise MemoryError(f"Refused: a collection of more than {MAX_ITEMS:,} items.")
+        yield builtins.iter((item,))
         yield itertools.islice(iterator, _PIECE)
 
 
-def interruptible(iterator: Iterator[Any]) -> Iterator[Any]:
+def interruptible(iterator: Iterator[Any], limit: float = float("inf")) -> Iterator[Any]:
     """The same items, with checkpoints."""
-    return itertools.chain.from_iterable(_pieces(iterator))
+    return itertools.chain.from_iterable(_pieces(iterator, limit))
 
 
 def limited(value: Any) -> Any:
     """An argument on its way into a C function that will consume it whole."""
     kind = type(value)
-    if (kind is range and len_of_range(value) > _SHORT) or (kind in _SIZED and len(value) > _SHORT):
+    if (kind is range and len_of_range(value) > _SHORT) or (kind in _SIZED and len(value) > _LONG):
         return interruptible(builtins.iter(value))
     return value
 
 
 def collected(value: Any) -> Any:
-    """Like :func:`limited`, for functions that keep every item."""
-    if type(value) is range and len_of_range(value) > MAX_ITEMS:
+    """Like :func:`limited`, for functions that keep every item, or as many items as a number says."""
+    kind = type(value)
+    if (kind is range and len_of_range(value) > MAX_ITEMS) or (kind is int and value > MAX_ITEMS):
         raise MemoryError(f"Refused: a collection of more than {MAX_ITEMS:,} items.")
+    if isinstance(value, _Nested):
+        return interruptible(builtins.iter(value), MAX_ITEMS)  # type: ignore[arg-type]
     return limited(value)
 
 
@@ -108,7 +117,6 @@ map = _nested(builtins.map)
 filter = _nested(builtins.filter)
 zip = _nested(builtins.zip)
 enumerate = _nested(builtins.enumerate)
-reversed = _nested(builtins.reversed)
 
 
 def iter(*args: Any) -> Any:

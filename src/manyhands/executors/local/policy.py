@@ -94,6 +94,8 @@ CONSUMERS = frozenset(
     "list tuple set frozenset dict sum min max any all sorted bytes bytearray deque Counter reduce fsum prod "
     "OrderedDict mean median mode stdev variance fmean".split()
 )
+#: Those of them that keep nothing.
+REDUCERS = frozenset("sum min max any all reduce fsum prod mean median mode stdev variance fmean deque".split())
 CONSUMER_METHODS = frozenset(
     "extend update join fromkeys extendleft union intersection difference symmetric_difference "
     "difference_update intersection_update symmetric_difference_update issubset issuperset isdisjoint "

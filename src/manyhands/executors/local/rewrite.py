@@ -158,7 +158,7 @@ class Rewriter:
         return ast.BoolOp(ast.Or(), [early, self.call(then, node)], **at)
 
     def watched(self, node: ast.expr, *, star: bool = False) -> ast.expr:
-        """An iterable on its way into one C call."""
+        """An iterable on its way into one C call, which may keep every item."""
         if isinstance(node, ast.Starred):
             return self.visit_Starred(node)
         new: ast.expr = self.visit(node)
@@ -373,7 +373,8 @@ class Rewriter:
         if gathers:
             arguments = [self._deferred(arg) for arg in node.args]
         elif _consumes(node.func):
-            arguments = [self.watched(arg) for arg in node.args]
+            keeps = _keeps_items(node.func)
+            arguments = [self.watched(arg, star=keeps) for arg in node.args]
         else:
             arguments = self.visits(node.args)
         keywords = [ast.keyword(k.arg, self.visit(k.value), **where(k)) for k in node.keywords]
@@ -693,6 +694,8 @@ class Rewriter:
         if scope.uses_me and not in_class:
             outer.uses_me = True
         prologue = self._prologue(node, scope, in_class=in_class)
+        if in_class and node.name == "__del__":
+            body = self._finalizer(node, body)
         return type(node)(node.name, args, [*doc, *prologue, *body] or [ast.Pass(**where(node))], decorators,
                           returns, None, **parameters, **where(node))  # fmt: skip
 
@@ -710,6 +713,12 @@ class Rewriter:
             return [first]
         mark = ast.Attribute(self.load(scope.me, node), policy.OWN_MARK, ast.Load(), **at)
         return [first, ast.Expr(mark, **at)]
+
+    def _finalizer(self, node: Any, body: list[ast.stmt]) -> list[ast.stmt]:
+        """A finalizer that is stopped says nothing: the code around it stops at its next checkpoint."""
+        at = where(node)
+        handler = ast.ExceptHandler(self.load("$Stop", node), None, [ast.Pass(**at)], **at)
+        return [ast.Try(body or [ast.Pass(**at)], [handler], [], [], **at)]
 
     def _type_parameters(self, node: Any) -> dict[str, Any]:
         parameters = getattr(node, "type_params", None)
@@ -786,17 +795,25 @@ def _may_repeat(thing: ast.expr, count: ast.expr) -> bool:
         return count.value > 10_000
     if isinstance(thing, ast.Constant):
         return isinstance(thing.value, (str, bytes))
-    return isinstance(thing, _REPEATABLE) or (
-        isinstance(thing, ast.BinOp) and isinstance(thing.op, (ast.Mult, ast.Pow, ast.LShift))
-        and not isinstance(count, ast.Constant)
-    )  # fmt: skip
+    if isinstance(thing, ast.BinOp):
+        return isinstance(thing.op, (ast.Pow, ast.LShift)) or _holds_text(thing)
+    return isinstance(thing, _REPEATABLE)
 
 
 def _may_format(left: ast.expr, right: ast.expr) -> bool:
     if isinstance(left, ast.Constant):
         return isinstance(left.value, (str, bytes)) and ("*" in str(left.value) or len(str(left.value)) > 200
                                                          or has_wide_number(str(left.value)))  # fmt: skip
-    return isinstance(left, (ast.JoinedStr, ast.BinOp)) or isinstance(right, (ast.Tuple, ast.Dict))
+    return isinstance(left, ast.JoinedStr) or isinstance(right, (ast.Tuple, ast.Dict)) or _holds_text(left)
+
+
+def _holds_text(node: ast.expr) -> bool:
+    """True for operations on literal texts and lists, such as ``"ab" + x``."""
+    if isinstance(node, ast.BinOp):
+        return _holds_text(node.left) or _holds_text(node.right)
+    return isinstance(node, (*_REPEATABLE, ast.Constant)) and not (
+        isinstance(node, ast.Constant) and not isinstance(node.value, (str, bytes))
+    )
 
 
 def _is_wide(spec: ast.JoinedStr) -> bool:
@@ -814,6 +831,10 @@ def _consumes(func: ast.expr) -> bool:
     return isinstance(func, ast.Attribute) and (
         func.attr in policy.CONSUMER_METHODS or func.attr in policy.CONSUMERS
     )
+
+
+def _keeps_items(func: ast.expr) -> bool:
+    return (func.id if isinstance(func, ast.Name) else getattr(func, "attr", "")) not in policy.REDUCERS
 
 
 def _is_named(node: ast.expr, name: str) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from manyhands.executors.local.output import Output
 
 #: Length of a slice, in seconds. The interpreter hands over its lock up to 5 ms later.
-SLICE = 0.004
+SLICE = 0.002
 #: How long all lanes stay quiet before the watchdog goes to sleep.
 _QUIET_TICKS = 12
 

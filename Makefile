@@ -1,0 +1,74 @@
+# make demo     a few hundred agents at work, without a key: begin here
+# make test     the tests
+# make check    format, lint, types
+# make bench    the benchmarks
+# make docs     the documentation, as web pages in site/
+#
+# Each makes what it needs in .venv, with the newest Python from 3.11 on that is there, and nothing else. Name
+# another one with: make PYTHON=/path/to/python3 ...
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(STAMPS)/package
+	@$(BIN)/manyhands demo
+
+test: $(STAMPS)/test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMPS)/check
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(STAMPS)/package
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: $(STAMPS)/docs
+	@$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# A Python is tried before it is chosen: a name that is found may stand for nothing.
+$(STAMPS)/venv:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3.14 python3 python; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$("$$python" --version) ..."; \
+	    rm -rf $(VENV) && "$$python" -m venv $(VENV) && mkdir -p $(STAMPS) && touch $@ && exit 0; \
+	    exit 1; \
+	  fi; \
+	done; \
+	echo "make: No Python from 3.11 on was found that can make environments (with venv and ensurepip)." >&2; \
+	echo "make: Install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; \
+	exit 1
+
+$(STAMPS)/package: pyproject.toml $(STAMPS)/venv
+	@echo "Installing manyhands into $(VENV) ..."
+	@$(PIP) install -e .
+	@touch $@
+
+# Groups of dependencies are read by pip from 25.1 on, which is younger than some Pythons.
+$(STAMPS)/pip: $(STAMPS)/venv
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+$(STAMPS)/test $(STAMPS)/docs: $(STAMPS)/%: pyproject.toml $(STAMPS)/pip
+	@echo "Installing what 'make $*' needs ..."
+	@$(PIP) install -e . --group $*
+	@touch $@ $(STAMPS)/package
+
+# The tests are type-checked too, so what they import has to be there.
+$(STAMPS)/check: pyproject.toml $(STAMPS)/pip
+	@echo "Installing what 'make check' needs ..."
+	@$(PIP) install -e . --group test --group check
+	@touch $@ $(STAMPS)/package $(STAMPS)/test

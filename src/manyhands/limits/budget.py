@@ -1,0 +1,297 @@
+"""What a run, its descendants, or a whole batch may use up in all: tokens, requests, money, time, steps, tools.
+
+A budget is one pot that any number of runs draw from at once. A model call reserves what it is expected
+to use before it is made and settles to what it really used, so that runs side by side cannot all take the
+last of it. A call that fits only if the calls under way turn out cheap waits for them to settle; one that
+cannot fit any more raises :class:`BudgetExceededError`.
+
+A budget may have a parent: whatever it spends, its parent spends too. So a batch shares one budget, each of
+its runs has its own inside, and the runs that a run starts draw from that.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from manyhands.errors import AgentError
+from manyhands.limits.bucket import EPSILON
+from manyhands.limits.prices import cost
+from manyhands.limits.turnstile import Turnstile
+from manyhands.limits.waiting import refuse_on_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from manyhands.limits.prices import Price
+    from manyhands.messages import TokenUsage
+
+KINDS = ("tokens", "requests", "money", "steps", "tool_calls")
+_UNITS = {"money": "US dollars", "tool_calls": "tool calls"}
+
+
+class BudgetExceededError(AgentError):
+    """A budget does not allow what was asked for.
+
+    Args:
+        kind: What ran out: one of ``tokens``, ``requests``, ``money``, ``seconds``, ``steps``, ``tool_calls``.
+        limit: What the budget allows in all.
+        spent: What was used already.
+        wanted: What was asked for on top; 0 for time.
+    """
+
+    def __init__(self, kind: str, limit: float, spent: float, wanted: float = 0) -> None:
+        unit = _UNITS.get(kind, kind)
+        more = f" and {wanted:.6g} more wanted" if wanted else ""
+        super().__init__(f"The budget of {limit:.6g} {unit} is used up: {spent:.6g} spent{more}.")
+        self.kind = kind
+        self.limit = limit
+        self.spent = spent
+        self.wanted = wanted
+
+
+@dataclass(slots=True)
+class _Pot:
+    """One kind of thing to spend."""
+
+    limit: float
+    spent: float = 0.0
+    reserved: float = 0.0
+
+
+class Hold:
+    """What one call has reserved of a budget; settle it when the call is over."""
+
+    __slots__ = ("_amounts", "_budget")
+
+    def __init__(self, budget: Budget, amounts: dict[str, float]) -> None:
+        self._budget = budget
+        self._amounts: dict[str, float] | None = amounts
+
+    def settle(self, **used: float) -> None:
+        """Replace what was reserved by what was used; kinds not named were used as reserved.
+
+        Args:
+            **used: Amounts by kind. Only the first settling counts.
+        """
+        amounts, self._amounts = self._amounts, None
+        if amounts is not None:
+            self._budget._settle(amounts, {**amounts, **used})
+
+    def cancel(self) -> None:
+        """Give everything back: the call was never made."""
+        self.settle(**dict.fromkeys(self._amounts or (), 0.0))
+
+
+class Budget:
+    """A pot of things to use up, shared by whoever holds it; safe from any loop and thread.
+
+    Args:
+        tokens: Most tokens, prompts and replies together.
+        requests: Most model requests.
+        money: Most US dollars.
+        seconds: Longest time since the first use.
+        steps: Most steps.
+        tool_calls: Most tool calls.
+        parent: A budget that spends along with this one.
+        prices: Dollars for a million tokens, by model; ``genai-prices`` is asked if there are none.
+        clock: Seconds that only grow.
+
+    Raises:
+        TypeError: A limit is no number.
+        ValueError: A limit is negative.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: float | None = None,
+        requests: float | None = None,
+        money: float | None = None,
+        seconds: float | None = None,
+        steps: float | None = None,
+        tool_calls: float | None = None,
+        parent: Budget | None = None,
+        prices: Mapping[str, Price] | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        limits = (tokens, requests, money, steps, tool_calls)
+        self.parent = parent
+        self.seconds = _checked_limit("seconds", seconds)
+        self._pots = {
+            kind: _Pot(_checked_limit(kind, limit)) for kind, limit in zip(KINDS, limits, strict=True)
+        }
+        self._prices = prices
+        self._clock = clock
+        self._began: float | None = None
+        # One line for the whole family: a call takes from all its ancestors in one go, or from none.
+        self._gate: Turnstile = parent._gate if parent is not None else Turnstile()
+        self._family: tuple[Budget, ...] = (self, *(parent._family if parent is not None else ()))
+
+    def child(self, **limits: Any) -> Budget:
+        """Return a budget inside this one; the arguments are those of the class."""
+        return Budget(**{"prices": self._prices, "clock": self._clock, **limits, "parent": self})
+
+    # --- Spending --------------------------------------------------------------------------------
+
+    async def reserve(self, **wanted: float) -> Hold:
+        """Reserve what a call is expected to use.
+
+        Args:
+            **wanted: Amounts by kind: ``tokens``, ``requests``, ``money``, ``steps``, ``tool_calls``.
+
+        Raises:
+            BudgetExceededError: It does not fit, whatever the calls under way turn out to use.
+        """
+        await self._gate.pass_in_turn(lambda: self._take(wanted))
+        return Hold(self, wanted)
+
+    def reserve_sync(self, **wanted: float) -> Hold:
+        """Do as :meth:`reserve`, in sync code.
+
+        Raises:
+            BudgetExceededError: It does not fit.
+            RuntimeError: This thread runs an event loop, which waiting here would block.
+        """
+        refuse_on_loop("reserve_sync()", "reserve()")
+        self._gate.pass_in_turn_sync(lambda: self._take(wanted))
+        return Hold(self, wanted)
+
+    def charge(self, **used: float) -> None:
+        """Spend at once, without waiting: steps, tool calls, or whatever was used already.
+
+        Raises:
+            BudgetExceededError: It does not fit beside what is spent and reserved; nothing is spent.
+        """
+        with self._gate.held():
+            self._check(used, beside_reserved=True)
+            for budget in self._family:
+                for kind, amount in used.items():
+                    budget._pots[kind].spent += amount
+
+    def check(self) -> None:
+        """Raise :class:`BudgetExceededError` if time is up."""
+        with self._gate.held():
+            self._check({})
+
+    def _take(self, wanted: dict[str, float]) -> float | None:
+        """Reserve, or return how long to wait; the lock of the family is held."""
+        self._check(wanted)
+        for budget in self._family:
+            for kind, amount in wanted.items():
+                pot = budget._pots[kind]
+                if pot.spent + pot.reserved + amount > pot.limit * (1 + EPSILON):
+                    return self._left_seconds()  # others may settle to less until then
+        for budget in self._family:
+            for kind, amount in wanted.items():
+                budget._pots[kind].reserved += amount
+        return None
+
+    def _check(self, wanted: dict[str, float], beside_reserved: bool = False) -> None:
+        for budget in self._family:
+            if budget.elapsed >= budget.seconds:
+                raise BudgetExceededError("seconds", budget.seconds, budget.elapsed)
+            if budget._began is None:
+                budget._began = budget._clock()
+            for kind, amount in wanted.items():
+                pot = budget._pots[kind]
+                taken = pot.spent + (pot.reserved if beside_reserved else 0.0)
+                if taken + amount > pot.limit * (1 + EPSILON):
+                    raise BudgetExceededError(kind, pot.limit, taken, amount)
+
+    def _settle(self, reserved: dict[str, float], used: dict[str, float]) -> None:
+        with self._gate.held():
+            for budget in self._family:
+                for kind, amount in reserved.items():
+                    budget._pots[kind].reserved -= amount
+                for kind, amount in used.items():
+                    budget._pots[kind].spent += amount
+        self._gate.nudge()
+
+    # --- Watching --------------------------------------------------------------------------------
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first use."""
+        return 0.0 if self._began is None else self._clock() - self._began
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Seconds left, of this budget and its ancestors; infinite for no limit."""
+        return max(0.0, self._left_seconds())
+
+    def _left_seconds(self) -> float:
+        return min(budget.seconds - budget.elapsed for budget in self._family)
+
+    def spent(self, kind: str) -> float:
+        """Return how much of ``kind`` was used."""
+        return self.elapsed if kind == "seconds" else self._pots[kind].spent
+
+    def remaining(self, kind: str) -> float:
+        """Return how much of ``kind`` is left beside what is reserved; infinite for no limit."""
+        if kind == "seconds":
+            return self.remaining_seconds
+        pots = [budget._pots[kind] for budget in self._family]
+        return max(0.0, min(pot.limit - pot.spent - pot.reserved for pot in pots))
+
+    def has_limit(self, kind: str) -> bool:
+        """Return whether this budget, or one that it is in, limits ``kind``."""
+        return any(budget._pots[kind].limit < math.inf for budget in self._family)
+
+    def cost(self, model_id: str | None, usage: TokenUsage) -> float:
+        """Return what ``usage`` costs in dollars; 0 if nobody asked for a limit on money.
+
+        Raises:
+            KeyError: The price of the model is not known.
+            MissingExtraError: There is no table of prices, and ``genai-prices`` is not installed.
+        """
+        return cost(model_id, usage, self._prices) if self.has_limit("money") else 0.0
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """Return limit, spent and reserved of each kind; JSON wants ``None`` for the infinite limits."""
+        stats = {
+            kind: {"limit": pot.limit, "spent": pot.spent, "reserved": pot.reserved}
+            for kind, pot in self._pots.items()
+        }
+        stats["seconds"] = {"limit": self.seconds, "spent": self.elapsed, "reserved": 0.0}
+        return stats
+
+    def __repr__(self) -> str:
+        limits = {kind: pot.limit for kind, pot in self._pots.items() if pot.limit < math.inf}
+        if self.seconds < math.inf:
+            limits["seconds"] = self.seconds
+        return f"Budget({', '.join(f'{kind}={limit:g}' for kind, limit in limits.items())})"
+
+    # --- The budget of whoever asks ----------------------------------------------------------------
+
+    @contextmanager
+    def active(self) -> Iterator[Budget]:
+        """Make this the budget of all that is started inside ``with``: runs, and their descendants."""
+        before = _current.get()
+        _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.set(before)
+
+
+_current: ContextVar[Budget | None] = ContextVar("manyhands_budget", default=None)
+
+
+def current_budget() -> Budget | None:
+    """Return the budget that is active here, ``None`` if there is none."""
+    return _current.get()
+
+
+def _checked_limit(kind: str, limit: object) -> float:
+    if limit is None:
+        return math.inf
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise TypeError(f"A budget of {kind} is a number or None, not {limit!r}.")
+    if not limit >= 0:
+        raise ValueError(f"A budget of {limit!r} {kind} makes no sense.")
+    return float(limit)

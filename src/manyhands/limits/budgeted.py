@@ -1,0 +1,109 @@
+"""A model that spends from a budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from manyhands.limits.budget import current_budget
+from manyhands.limits.estimate import Estimator, estimate_prompt
+from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
+from manyhands.messages import DeltaFold, TokenUsage
+from manyhands.models.base import ask
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from manyhands.limits.budget import Budget, Hold
+    from manyhands.messages import ChatMessage, ChatMessageStreamDelta
+
+
+class BudgetedModel(ModelWrapper):
+    """Asks another model as long as the budget lasts.
+
+    Put it outside of retries and limits: a request waits for its turn with its share reserved, and a
+    retry belongs to the same request.
+
+    Args:
+        model: The model.
+        budget: What to spend from; ``None``: from the budget active where the call is made, if any.
+    """
+
+    def __init__(self, model: Any, budget: Budget | None = None) -> None:
+        super().__init__(model)
+        self.budget = budget
+        self._estimator = Estimator()
+
+    async def agenerate(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
+        """Ask for a reply.
+
+        Raises:
+            BudgetExceededError: The budget does not allow the call; it was not made.
+        """
+        options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
+        spending = await self._reserve(messages, options)
+        reply = None
+        try:
+            reply = await ask(self.model, messages, **options)
+            return reply
+        finally:
+            spending.settle(reply)
+
+    async def agenerate_stream(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatMessageStreamDelta]:
+        """Ask for a reply in pieces; what was streamed is paid for, however the stream ends."""
+        options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
+        spending = await self._reserve(messages, options)
+        fold = None
+        try:
+            async with closing_stream(self.model, messages, options) as deltas:
+                async for delta in deltas:
+                    fold = fold or DeltaFold()
+                    fold.add(delta)
+                    yield delta
+        finally:
+            spending.settle(fold.message() if fold else None)
+
+    async def _reserve(self, messages: list[ChatMessage], options: dict[str, Any]) -> _Spending:
+        budget = self.budget or current_budget()
+        if budget is None:
+            return _Spending(self, None, TokenUsage(0, 0), None)
+        expected = self._estimator.guess(messages, {**self.kwargs, **options})
+        money = budget.cost(self.model_id, expected)
+        hold = await budget.reserve(tokens=expected.total_tokens, requests=1, money=money)
+        return _Spending(self, budget, expected, hold)
+
+
+class _Spending:
+    """What one request has reserved, and will have used."""
+
+    def __init__(
+        self, model: BudgetedModel, budget: Budget | None, expected: TokenUsage, hold: Hold | None
+    ) -> None:
+        self._model = model
+        self._budget = budget
+        self._expected = expected
+        self._hold = hold
+
+    def settle(self, reply: ChatMessage | None) -> None:
+        """Pay for a reply as far as it came; without one, for the request alone."""
+        if self._budget is None or self._hold is None:
+            return
+        used = TokenUsage(0, 0)
+        if reply is not None:
+            # A provider that does not count, or a stream that was left: what was seen is guessed.
+            used = reply.token_usage or TokenUsage(self._expected.input_tokens, estimate_prompt([reply]))
+            self._model._estimator.learn(used)
+        self._hold.settle(tokens=used.total_tokens, money=self._budget.cost(self._model.model_id, used))
