@@ -11,10 +11,13 @@ import importlib.util
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manyhands.executors.local import LocalPythonExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROGRAMS = {
     "loop": "total = 0\nfor i in range(300_000):\n    total += i & 7\ntotal",

@@ -382,3 +382,20 @@ async def test_an_object_per_loop_can_be_closed_early() -> None:
     await things.aclose()
     assert first.closed_on is asyncio.get_running_loop()
     assert await things.get() is not first
+
+
+def test_a_process_that_looked_up_a_name_ends_without_a_word() -> None:
+    script = """
+        import asyncio
+        from manyhands import run_sync
+        async def look_up():
+            await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+        run_sync(look_up())
+        async def nested():
+            run_sync(look_up())
+        asyncio.run(nested())
+    """
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)], check=True, timeout=30, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -88,20 +88,47 @@ def leave_caller() -> None:
     _caller.set(None)
 
 
+@contextmanager
+def worker_terms(label: str, on_start: Callable[[], object] | None = None) -> Iterator[None]:
+    """Say how sync functions called in the current context run on worker threads.
+
+    Args:
+        label: Name of the thread while it works, before its number.
+        on_start: Called on the loop when the thread begins. If it is given, the function runs on a
+            worker thread even where the thread of a sync caller would do: only so can it be left alone.
+    """
+    terms = _terms.set((label, on_start))
+    caller = _caller.set(None if on_start is not None else _caller.get())
+    try:
+        yield
+    finally:
+        _caller.reset(caller)
+        _terms.reset(terms)
+
+
+_terms: contextvars.ContextVar[tuple[str, Callable[[], object] | None] | None] = contextvars.ContextVar(
+    "manyhands_worker_terms", default=None
+)
+
+
 class _Job:
     """One sync call on its way to a worker thread and back."""
 
-    __slots__ = ("call", "context", "future", "label", "started")
+    __slots__ = ("call", "context", "future", "label", "on_start", "started")
 
     def __init__(self, call: Callable[[], Any], label: str) -> None:
         self.call = call
-        self.label = label
+        self.label, self.on_start = _terms.get() or (label, None)
         self.context = contextvars.copy_context()
+        self.context.run(_terms.set, None)  # the terms are for this call, not for what it calls
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.started = False
 
     def execute(self, before_telling: Callable[[], object] = int) -> None:
         self.started = True
+        if self.on_start is not None:
+            with suppress(RuntimeError):
+                self.future.get_loop().call_soon_threadsafe(self.on_start)
         result, failure = None, None
         try:
             result = self.context.run(self.call)
@@ -143,6 +170,10 @@ class Workers:
     Args:
         cap: Most threads that work at once.
         idle_seconds: How long a thread without work stays.
+
+    Attributes:
+        cap: May be set at any time; a lower one counts for threads still to start.
+        abandoned: Threads that still work on a call nobody waits for.
     """
 
     def __init__(self, cap: int = 256, idle_seconds: float = 10.0) -> None:
@@ -154,6 +185,17 @@ class Workers:
         self._threads = 0
         self._idle = 0
         self._names = 0
+
+    def stats(self) -> dict[str, int]:
+        """Return how many threads there are, at most and now, and how many calls wait for one."""
+        with self._lock:
+            return {
+                "cap": self.cap,
+                "threads": self._threads,
+                "idle": self._idle,
+                "waiting": max(0, self._jobs.qsize() - self._idle),
+                "abandoned_threads": self.abandoned,
+            }
 
     async def run(self, call: Callable[[], T], *, label: str = "tool") -> T:
         """Run ``call`` on a thread named after ``label`` and return its result."""
@@ -313,9 +355,26 @@ class _OwnLoop:
     def close(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
-            runner.close()
+            _end(runner.get_loop())
 
     __del__ = close  # a thread that ends closes the loop it kept
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on a loop and close it.
+
+    As ``Runner.close`` does it, but without the thread that one starts to wait for executor threads: at the
+    end of the process no thread can be started any more.
+    """
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    try:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True) if tasks else asyncio.sleep(0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 class _LoopThread:
@@ -366,10 +425,11 @@ class _LoopThread:
 
     @staticmethod
     def _drive(ready: queue.SimpleQueue[asyncio.AbstractEventLoop]) -> None:
-        with asyncio.Runner() as runner:
-            loop = runner.get_loop()
-            ready.put(loop)
-            loop.run_forever()
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        ready.put(loop)
+        loop.run_forever()
+        _end(loop)
 
     def close(self) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from manyhands._bridge import iterate_sync, run_sync
 from manyhands.acting.code import CodeActing
 from manyhands.acting.tools import ToolActing
 from manyhands.callbacks import CallbackRegistry
-from manyhands.errors import CallerError
+from manyhands.errors import CallerError, check_count, check_seconds
 from manyhands.executors.base import make_executor
 from manyhands.loop import drive, provide_final_answer, take_step
 from manyhands.memory import AgentMemory
@@ -71,6 +71,10 @@ class MultiStepAgent:
         logger: An ``AgentLogger`` for the console.
         stream_outputs: Ask the model for replies in pieces, and emit them.
         timeout: Most seconds of a run.
+        tool_timeout: Most seconds of a tool call; a slower one gives the model
+            ``{"error": "Tool timed out after ...s", "timeout": True}``, and the run goes on.
+        max_tool_threads: Most sync tools of one run that work at the same time, on threads of their own;
+            two by default.
         observers: Functions ``(run, event)`` told of everything that happens in any run.
 
     Raises:
@@ -101,6 +105,8 @@ class MultiStepAgent:
         *,
         stream_outputs: bool = False,
         timeout: float | None = None,
+        tool_timeout: float | None = None,
+        max_tool_threads: int | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         self.tools: dict[str, Tool] = resolve_tools(tools)
@@ -115,13 +121,15 @@ class MultiStepAgent:
         self.name = name
         self.description = description
         self.instructions = instructions
-        self.max_steps = max_steps
-        self.planning_interval = planning_interval
+        self.max_steps = check_count("max_steps", max_steps) or 1
+        self.planning_interval = check_count("planning_interval", planning_interval)
         self.provide_run_summary = provide_run_summary
         self.final_answer_checks = final_answer_checks or ()
         self.return_full_result = return_full_result
         self.stream_outputs = stream_outputs
-        self.timeout = timeout
+        self.timeout = check_seconds("timeout", timeout)
+        self.tool_timeout = check_seconds("tool_timeout", tool_timeout)
+        self.max_tool_threads = check_count("max_tool_threads", max_tool_threads)
         self.callbacks = CallbackRegistry(step_callbacks) if step_callbacks else None
         self.observers = observers
         self.verbosity_level = verbosity_level
@@ -131,10 +139,6 @@ class MultiStepAgent:
         self._acting: Acting | None = None
         self._active: set[Run] | None = None
         self._last_run: Run | None = None
-        if max_steps < 1:
-            raise CallerError(f"max_steps must be at least 1, not {max_steps}.")
-        if planning_interval is not None and planning_interval < 1:
-            raise CallerError(f"planning_interval must be at least 1, not {planning_interval}.")
         if prompt_templates is not None:
             check_templates(prompt_templates)
         if logger is not None or (verbosity_level is not None and verbosity_level >= 0):
@@ -299,14 +303,12 @@ class MultiStepAgent:
         return_full_result: bool | None,
         timeout: float | None,
     ) -> RunOptions:
-        if max_steps is not None and max_steps < 1:
-            raise CallerError(f"max_steps must be at least 1, not {max_steps}.")
         return RunOptions(
-            max_steps=self.max_steps if max_steps is None else max_steps,
+            max_steps=check_count("max_steps", max_steps) or self.max_steps,
             images=images,
             additional_args=additional_args,
             return_full_result=self.return_full_result if return_full_result is None else return_full_result,
-            timeout=self.timeout if timeout is None else timeout,
+            timeout=self.timeout if timeout is None else check_seconds("timeout", timeout),
         )
 
     def new_run(
@@ -505,8 +507,9 @@ class ToolCallingAgent(MultiStepAgent):
         prompt_templates: See :class:`MultiStepAgent`.
         planning_interval: See :class:`MultiStepAgent`.
         stream_outputs: See :class:`MultiStepAgent`.
-        max_tool_threads: Most calls of one reply that run at once; ``None`` for all.
-        max_concurrent_tools: Another name of ``max_tool_threads``.
+        max_tool_threads: Most sync tools of one run that work at the same time, on threads of their own;
+            two by default.
+        max_concurrent_tools: Most calls of one reply that run at once, sync or async; all by default.
         **kwargs: See :class:`MultiStepAgent`.
     """
 
@@ -528,15 +531,14 @@ class ToolCallingAgent(MultiStepAgent):
             prompt_templates,
             planning_interval=planning_interval,
             stream_outputs=stream_outputs,
+            max_tool_threads=max_tool_threads,
             **kwargs,
         )
-        self.max_tool_threads = max_concurrent_tools if max_tool_threads is None else max_tool_threads
-        if self.max_tool_threads is not None and self.max_tool_threads < 1:
-            raise CallerError(f"max_tool_threads must be at least 1, not {self.max_tool_threads}.")
+        self.max_concurrent_tools = check_count("max_concurrent_tools", max_concurrent_tools)
 
     def create_acting(self) -> Acting:
-        """Act by calling tools, at most ``max_tool_threads`` at once."""
-        return ToolActing(self.max_tool_threads)
+        """Act by calling tools, at most ``max_concurrent_tools`` at once."""
+        return ToolActing(self.max_concurrent_tools)
 
 
 class CodeAgent(MultiStepAgent):

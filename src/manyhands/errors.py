@@ -205,3 +205,25 @@ def as_agent_error(error: Exception) -> AgentError:
     ours = AgentExecutionError(f"{type(error).__name__}: {error}")
     ours.__cause__ = error
     return ours
+
+
+def check_count(name: str, value: int | None) -> int | None:
+    """Return ``value`` if it can be a number of things, ``None`` included.
+
+    Raises:
+        CallerError: It is no whole number of at least 1.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise CallerError(f"{name} must be at least 1, not {value!r}.")
+
+
+def check_seconds(name: str, value: float | None) -> float | None:
+    """Return ``value`` if it can be a length of time, ``None`` included.
+
+    Raises:
+        CallerError: It is no number above 0.
+    """
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+        return value
+    raise CallerError(f"{name} must be a number of seconds above 0, not {value!r}.")

@@ -36,6 +36,9 @@ current_run: ContextVar[Run | None] = ContextVar("manyhands_run", default=None)
 
 Observer = Callable[["Run", Any], None]
 
+# Sync tools of one run that work at the same time, unless the agent says otherwise.
+TOOL_THREADS = 2
+
 # Ways a run can end, as they appear in `Run.status` and `RunResult.state`.
 SUCCESS = "success"
 MAX_STEPS = "max_steps_error"
@@ -169,6 +172,7 @@ class Run(Coroutine[Any, Any, Any]):
         self._waiter: Coroutine[Any, Any, Any] | None = None
         self._channel: _Channel | None = None
         self._interrupted: str | None = None
+        self._tool_threads: asyncio.Semaphore | None = None
 
     # --- As a coroutine ---------------------------------------------------------------------
 
@@ -357,6 +361,13 @@ class Run(Coroutine[Any, Any, Any]):
             self.usage = usage if self.usage is None else self.usage + usage
 
     # --- Reading it -----------------------------------------------------------------------------
+
+    @property
+    def tool_threads(self) -> asyncio.Semaphore:
+        """Places for sync tools of this run that work at the same time."""
+        if self._tool_threads is None:
+            self._tool_threads = asyncio.Semaphore(self.agent.max_tool_threads or TOOL_THREADS)
+        return self._tool_threads
 
     @property
     def done(self) -> bool:

@@ -39,6 +39,7 @@ class AgentTool(Tool):
         },
     }
     output_type = "string"
+    keeps_own_time = True  # a run has a time limit of its own
 
     def __init__(self, agent: MultiStepAgent) -> None:
         if not agent.name or not agent.description:

@@ -177,8 +177,7 @@ def test_sync_tools_of_one_reply_run_side_by_side_under_run_too() -> None:
     assert agent.memory.steps[1].observations == "met\nmet"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("limit", ["max_tool_threads", "max_concurrent_tools"])
-async def test_no_more_calls_of_a_reply_run_at_once_than_allowed(limit: str) -> None:
+async def test_no_more_calls_of_a_reply_run_at_once_than_allowed() -> None:
     now, peak = 0, 0
 
     @tool
@@ -191,7 +190,7 @@ async def test_no_more_calls_of_a_reply_run_at_once_than_allowed(limit: str) -> 
         now -= 1
         return "done"
 
-    await steps_of(agent_of(calls(*[("work", {})] * 6), final(1), tools=(work,), **{limit: 2}))
+    await steps_of(agent_of(calls(*[("work", {})] * 6), final(1), tools=(work,), max_concurrent_tools=2))
     assert peak == 2
 
 

@@ -38,6 +38,7 @@ class RawServer:
         self.connections = 0
         self.left = asyncio.Event()  # a client closed its connection
         self.asked = asyncio.Event()  # a request arrived
+        self._more = asyncio.Event()
         self._answers = list(answers)
         self._server: asyncio.Server | None = None
 
@@ -49,6 +50,12 @@ class RawServer:
     @property
     def base(self) -> str:
         return f"{self.origin}/v1"
+
+    async def received(self, count: int) -> None:
+        """Wait until this many requests have arrived."""
+        while len(self.requests) < count:
+            self._more.clear()
+            await self._more.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -65,6 +72,7 @@ class RawServer:
                 )
                 self.requests.append(Request(head[:-4], await reader.readexactly(length)))
                 self.asked.set()
+                self._more.set()
                 number = min(len(self.requests), len(self._answers)) - 1
                 if not await self._answer(self._answers[number], reader, writer):
                     return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,3 +78,17 @@ def test_broken_pages_are_read_as_far_as_they_make_sense(html: str, words: str) 
 )
 def test_no_mix_of_tags_breaks_it_and_no_word_is_lost(parts: list[str]) -> None:
     assert html_to_markdown(" ".join(parts)).count("word") == parts.count("word")
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["<a href=x>", "<blockquote>", "<table><tr><td>", "<ul><li>", "<b>", "<pre>", "<div><p>", "<tr>", "<td>"],
+)
+def test_depth_costs_no_more_than_length(part: str) -> None:
+    def seconds(times: int) -> float:
+        start = time.process_time()
+        assert "end" in html_to_markdown(part * times + "end")
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(40_000) < 20 * (seconds(4_000) + 0.02)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from manyhands._bridge import worker_terms, workers
 from manyhands.events import ToolEnd, ToolStart
 from manyhands.run import current_run
 from manyhands.steps import ToolCall
@@ -12,9 +16,11 @@ if TYPE_CHECKING:
     from manyhands.run import Run
     from manyhands.tools.base import Tool
 
+logger = logging.getLogger("manyhands")
+
 
 async def call_tool(run: Run, call: ToolCall, tool: Tool, *args: Any, **kwargs: Any) -> Any:
-    """Call ``tool`` for ``run``, and tell observers of it.
+    """Call ``tool`` for ``run``, within its time, and tell observers of it.
 
     Args:
         run: The run that calls.
@@ -26,18 +32,76 @@ async def call_tool(run: Run, call: ToolCall, tool: Tool, *args: Any, **kwargs: 
     before = run.activity
     run.activity = f"tool {tool.name}"
     if not run.observers:
-        result = await tool.acall(*args, **kwargs)
+        result = await _work(run, tool, args, kwargs)
         run.activity = before
         return result
     run.tell(ToolStart(run.id, call))
     try:
-        result = await tool.acall(*args, **kwargs)
+        result = await _work(run, tool, args, kwargs)
     except BaseException as error:
         run.tell(ToolEnd(run.id, call, None, error))
         raise
     run.tell(ToolEnd(run.id, call, result, None))
     run.activity = before
     return result
+
+
+async def _work(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    seconds = run.agent.tool_timeout if tool.timeout is None else tool.timeout
+    if tool.is_async:
+        if seconds is None or tool.keeps_own_time:
+            return await tool.acall(*args, **kwargs)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await tool.acall(*args, **kwargs)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return timed_out(seconds)
+    async with run.tool_threads:
+        return await _on_thread(run, tool, seconds, args, kwargs)
+
+
+async def _on_thread(
+    run: Run, tool: Tool, seconds: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call a sync tool; its time begins when a thread begins with it."""
+    label = f"tool-{run.agent.name or tool.name}"
+    if seconds is None:
+        with worker_terms(label):
+            return await tool.acall(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    limit = asyncio.timeout(None)
+
+    def begin() -> None:
+        with suppress(RuntimeError):  # it may be over before the loop hears that it began
+            limit.reschedule(loop.time() + seconds)
+
+    try:
+        async with limit:
+            with worker_terms(label, begin):
+                return await tool.acall(*args, **kwargs)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        logger.warning(
+            "Tool %s of agent %s timed out after %ss; its thread is left alone (%s abandoned threads)",
+            tool.name,
+            run.agent.name or type(run.agent).__name__,
+            seconds,
+            workers.abandoned,
+        )
+        return timed_out(seconds)
+
+
+def timed_out(seconds: float) -> dict[str, Any]:
+    """Return the result of a tool that ran out of time.
+
+    Args:
+        seconds: The limit, shown as it was given.
+    """
+    return {"error": f"Tool timed out after {seconds}s", "timeout": True}
 
 
 class CodeTool:

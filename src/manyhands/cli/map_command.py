@@ -18,7 +18,7 @@ from manyhands.crowd import Crowd
 from manyhands.errors import AuthenticationError, BadRequestError, CallerError
 from manyhands.observe.snapshot import Meter, counts, duration, progress_line
 from manyhands.results import ResultsFile, result_line, same_answer
-from manyhands.tasks.files import BadLine, count_tasks, is_regular, read_tasks
+from manyhands.tasks.files import BadLine, count_tasks, read_tasks
 
 if TYPE_CHECKING:
     import argparse
@@ -141,9 +141,14 @@ class MapJob:
 
     async def _count(self) -> None:
         """Find out how many tasks there are, beside the work."""
-        if not isinstance(self._source, int) and is_regular(self._source):
-            total = await call_in_thread(partial(count_tasks, self._source, self._args.format), label="count")
+        total = await call_in_thread(self._counted, label="count")
+        if total is not None:
             self.meter.total = total if self._args.limit is None else min(total, self._args.limit)
+
+    def _counted(self) -> int | None:
+        if isinstance(self._source, int) or not self._source.is_file():
+            return None
+        return count_tasks(self._source, self._args.format)
 
     # --- Working ------------------------------------------------------------------------------
 

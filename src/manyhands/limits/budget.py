@@ -1,4 +1,4 @@
-"""What a run, its descendants, or a whole batch may use up in all: tokens, requests, money, time, steps, tools.
+"""What a run, its descendants, or a whole batch may use up: tokens, requests, money, time, steps, tool calls.
 
 A budget is one pot that any number of runs draw from at once. A model call reserves what it is expected
 to use before it is made and settles to what it really used, so that runs side by side cannot all take the
@@ -38,7 +38,7 @@ class BudgetExceededError(AgentError):
     """A budget does not allow what was asked for.
 
     Args:
-        kind: What ran out: one of ``tokens``, ``requests``, ``money``, ``seconds``, ``steps``, ``tool_calls``.
+        kind: What ran out: ``tokens``, ``requests``, ``money``, ``seconds``, ``steps`` or ``tool_calls``.
         limit: What the budget allows in all.
         spent: What was used already.
         wanted: What was asked for on top; 0 for time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from manyhands.errors import ConnectionFailedError, ProviderError, RateLimitError, ServerError
+from manyhands.errors import AgentError, ConnectionFailedError, ProviderError, RateLimitError, ServerError
 from manyhands.limits.adaptive import AdaptiveLimiter
 from manyhands.limits.capacity import CapacityLimiter
 from manyhands.limits.estimate import Estimator
@@ -82,12 +82,11 @@ class LimitedModel(ModelWrapper):
     ) -> AsyncIterator[ChatMessageStreamDelta]:
         """Ask for a reply in pieces when it is this call's turn; its slot is held until the last."""
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
-        async with _Call(self, messages, options) as call:
-            async with closing_stream(self.model, messages, options) as deltas:
-                async for delta in deltas:
-                    if delta.token_usage is not None:
-                        call.used = delta.token_usage if call.used is None else call.used + delta.token_usage
-                    yield delta
+        call = _Call(self, messages, options)
+        async with call, closing_stream(self.model, messages, options) as deltas:
+            async for delta in deltas:
+                call.count(delta.token_usage)
+                yield delta
 
 
 class _Call:
@@ -155,15 +154,13 @@ class _Call:
 
 def _key_of(model: Any) -> str:
     """Return what a model's provider most likely counts by."""
-    where = next(
-        (address for name in ("api_base", "base_url") if (address := getattr(model, name, None))), None
-    )
-    name = getattr(model, "model_id", None)
-    account = getattr(model, "api_key", None)
-    if where is None and account is None:
+    name = str(getattr(model, "model_id", None))
+    try:
+        where = model.endpoint()
+        return rate_key(where.url, "".join(f"{k}{v.reveal()}" for k, v in where.secret_headers), name)
+    except (AttributeError, AgentError):
         # Nothing tells two of its kind apart: it shares with nobody but itself.
         return f"{type(model).__name__}/{id(model):x}/{name}"
-    return rate_key(str(where or type(model).__name__), str(account) if account else None, str(name))
 
 
 def with_limits(

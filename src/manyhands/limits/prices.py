@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,14 +52,14 @@ def cost(model_id: str | None, usage: TokenUsage, prices: Mapping[str, Price] | 
     """
     if prices is None:
         return _looked_up(model_id, usage)
-    if model_id not in prices:
+    if model_id is None or model_id not in prices:
         raise KeyError(f"No price for the model {model_id!r}. Known are: {', '.join(sorted(prices))}.")
     return prices[model_id].of(usage)
 
 
 def _looked_up(model_id: str | None, usage: TokenUsage) -> float:
     try:
-        import genai_prices
+        genai_prices = importlib.import_module("genai_prices")
     except ImportError as error:
         raise MissingExtraError("Looking up prices", "prices") from error
     counted = genai_prices.Usage(

@@ -1,23 +1,31 @@
 """One limit shared fairly by many tenants: a flood from one delays the others by one slot at most.
 
-Each tenant has a clock of its own that moves on with every slot it gets, faster the smaller its weight.
-A slot that comes free goes to the waiting tenant whose clock is furthest behind, and to the oldest of
-its waiters. Who was away does not save up turns: its clock starts where the last slot was given.
+Every waiting tenant has a turn: a time on a clock that stands at the turn served last. Its next turn is
+later by one over its weight, so a tenant of weight 3 has three turns while one of weight 1 has one. A slot
+that comes free goes to the earliest turn, and there to the oldest waiter. Who was away saves up nothing.
 """
 
 from __future__ import annotations
 
 import heapq
+import logging
+import threading
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
 
 from manyhands.errors import AgentError
-from manyhands.limits.waiting import FifoLine
+from manyhands.limits.capacity import CapacityLimiter, SlotStats
+from manyhands.limits.waiting import FifoLine, checked_limit, checked_timeout, refuse_on_loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from manyhands.limits.waiting import Seat
+
+
+logger = logging.getLogger("manyhands.limits")
 
 
 class QueueFullError(AgentError):
@@ -37,14 +45,12 @@ class QueueFullError(AgentError):
 
 
 class _Tenant:
-    """One tenant that waits, or waited a moment ago."""
+    """One tenant that waits."""
 
-    __slots__ = ("line", "listed", "time", "weight")
+    __slots__ = ("line", "listed")
 
-    def __init__(self, time: float, weight: float) -> None:
+    def __init__(self) -> None:
         self.line = FifoLine()
-        self.time = time
-        self.weight = weight
         self.listed = False
 
 
@@ -58,7 +64,7 @@ class FairLine:
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = weights
         self._tenants: dict[str, _Tenant] = {}
-        # (clock, order of coming, tenant): the next turn is at the front.
+        # (time, order of coming, tenant): the next turn is at the front.
         self._turns: list[tuple[float, int, str]] = []
         self._order = count()
         self._now = 0.0
@@ -66,12 +72,16 @@ class FairLine:
 
     def join(self, seat: Seat) -> None:
         """Take a place at the end of the tenant's own line."""
-        tenant = self._tenants.get(seat.key)
-        if tenant is None:
-            tenant = self._tenants[seat.key] = _Tenant(self._now, self._weights.get(seat.key, 1.0))
+        tenant = self._tenants.setdefault(seat.key, _Tenant())
         tenant.line.join(seat)
         self._seats += 1
         self._list(seat.key, tenant)
+
+    def _list(self, name: str, tenant: _Tenant) -> None:
+        if not tenant.listed:
+            tenant.listed = True
+            time = self._now + 1 / self._weights.get(name, 1.0)
+            heapq.heappush(self._turns, (time, next(self._order), name))
 
     def leave(self, seat: Seat) -> bool:
         """Give up a place, and return whether there was one."""
@@ -83,47 +93,45 @@ class FairLine:
 
     def pop(self) -> Seat | None:
         """Remove and return the next that can take a call now."""
-        deaf: list[tuple[float, int, str]] = []
-        try:
-            while self._turns:
-                turn = heapq.heappop(self._turns)
-                seat = self._pop_from(turn, deaf)
-                if seat is not None:
-                    return seat
-            return None
-        finally:
-            for turn in deaf:
-                heapq.heappush(self._turns, turn)
+        resting: list[tuple[float, int, str]] = []
+        seat = None
+        while seat is None and self._turns:
+            turn = heapq.heappop(self._turns)
+            seat = self._serve(turn)
+            if seat is None and turn[2] in self._tenants:
+                resting.append(turn)  # its loops are at rest: it keeps its turn
+        for turn in resting:
+            heapq.heappush(self._turns, turn)
+        return seat
 
-    def _pop_from(self, turn: tuple[float, int, str], deaf: list[tuple[float, int, str]]) -> Seat | None:
-        name = turn[2]
+    def _serve(self, turn: tuple[float, int, str]) -> Seat | None:
+        time, _, name = turn
         tenant = self._tenants[name]
         before = len(tenant.line)
         seat = tenant.line.pop()
         self._seats -= before - len(tenant.line)
-        if seat is None and len(tenant.line):
-            deaf.append(turn)  # its loops are at rest; its turn stays
-            return None
-        tenant.listed = False
         if seat is not None:
-            self._now = max(self._now, tenant.time)
-            tenant.time = self._now + 1 / tenant.weight
-        if len(tenant.line):
-            self._list(name, tenant)
-        elif tenant.time <= self._now or seat is None:
+            self._now = max(self._now, time)
+            tenant.listed = False
+        if not len(tenant.line):
             del self._tenants[name]
+        elif seat is not None:
+            self._list(name, tenant)
         return seat
 
-    def _list(self, name: str, tenant: _Tenant) -> None:
-        if not tenant.listed:
-            tenant.listed = True
-            tenant.time = max(tenant.time, self._now)
-            heapq.heappush(self._turns, (tenant.time, next(self._order), name))
+    def queued_of(self, tenant: str) -> int:
+        """Return how long a tenant's line is."""
+        entry = self._tenants.get(tenant)
+        return len(entry.line) if entry else 0
 
     def waiting_of(self, tenant: str) -> int:
         """Return how many of a tenant wait."""
         entry = self._tenants.get(tenant)
         return entry.line.waiting() if entry else 0
+
+    def tenants(self) -> list[str]:
+        """Return the tenants that wait."""
+        return list(self._tenants)
 
     def waiting(self) -> int:
         """Return how many wait who will still hear a call."""
@@ -131,3 +139,152 @@ class FairLine:
 
     def __len__(self) -> int:
         return self._seats
+
+
+class FairLimiter:
+    """A limit on holders that tenants share: weighted turns between them, first come first served within.
+
+    Args:
+        limit: Most holders at once, of all tenants together; 0 for unlimited.
+        weights: Weight of tenants that differ from 1: a tenant of weight 3 gets three slots for one of
+            weight 1 while both wait.
+        max_queued: Most that may wait of one tenant; ``None`` for no limit.
+        name: Appears in messages.
+
+    Raises:
+        TypeError: A limit is no whole number.
+        ValueError: A weight is not above 0, or ``max_queued`` is negative.
+    """
+
+    def __init__(
+        self,
+        limit: int = 0,
+        *,
+        weights: Mapping[str, float] | None = None,
+        max_queued: int | None = None,
+        name: str = "",
+    ) -> None:
+        self._weights = dict(weights or {})
+        for tenant, weight in self._weights.items():
+            if not weight > 0:
+                raise ValueError(f"The weight of tenant {tenant!r} must be above 0, not {weight!r}.")
+        if max_queued is not None and checked_limit(max_queued) != max_queued:
+            raise ValueError(f"max_queued cannot be {max_queued}.")
+        self.max_queued = max_queued
+        self._line = FairLine(self._weights)
+        self._slots = CapacityLimiter(limit, name=name, line=self._line)
+        self._held: Counter[str] = Counter()
+        self._lock = threading.RLock()
+
+    async def acquire(self, tenant: str, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Take a slot for ``tenant`` when it is its turn.
+
+        Args:
+            tenant: Whose run it is.
+            timeout: Most seconds to wait.
+
+        Raises:
+            QueueFullError: ``max_queued`` of the tenant wait already.
+            TimeoutError: No slot came free in time.
+        """
+        checked_timeout(timeout)
+        if not self.try_acquire(tenant):
+            self._refuse_if_full(tenant)
+            await self._slots.wait_in_line(tenant, timeout)
+            self._count(tenant, 1)
+
+    def acquire_sync(self, tenant: str, timeout: float | None = None) -> None:
+        """Do as :meth:`acquire`, in sync code.
+
+        Raises:
+            RuntimeError: This thread runs an event loop, which waiting here would block.
+        """
+        refuse_on_loop(f"acquire_sync('{tenant}')", "acquire()")
+        seconds = checked_timeout(timeout)
+        if not self.try_acquire(tenant):
+            self._refuse_if_full(tenant)
+            self._slots.block_in_line(tenant, seconds)
+            self._count(tenant, 1)
+
+    def try_acquire(self, tenant: str) -> bool:
+        """Take a slot if one is free and nobody waits; return whether it was taken."""
+        if not isinstance(tenant, str):
+            raise TypeError(f"A tenant is named by a string, not {tenant!r}.")
+        taken = self._slots.try_acquire()
+        if taken:
+            self._count(tenant, 1)
+        return taken
+
+    def release(self, tenant: str) -> None:
+        """Give a slot of ``tenant`` back. One too many is an error in the log and frees nothing."""
+        if self._count(tenant, -1):
+            self._slots.release()
+        else:
+            logger.error("release(%r) without a slot to give back: nothing was freed.", tenant)
+
+    def slot(self, tenant: str, timeout: float | None = None) -> _FairSlot:
+        """Return ``async with`` protection: a slot of ``tenant`` is held inside."""
+        return _FairSlot(self, tenant, timeout)
+
+    def set_weight(self, tenant: str, weight: float) -> None:
+        """Change a tenant's weight from its next turn on."""
+        if not weight > 0:
+            raise ValueError(f"The weight of tenant {tenant!r} must be above 0, not {weight!r}.")
+        self._weights[tenant] = weight
+
+    def _refuse_if_full(self, tenant: str) -> None:
+        if self.max_queued is not None and self._line.queued_of(tenant) >= self.max_queued:
+            raise QueueFullError(tenant, self.max_queued)
+
+    def _count(self, tenant: str, change: int) -> bool:
+        """Note a slot taken or given back; return ``False`` if there is none to give back."""
+        with self._lock:
+            if change < 0 and self._held[tenant] <= 0:
+                return False
+            self._held[tenant] += change
+            if not self._held[tenant]:
+                del self._held[tenant]
+            return True
+
+    # --- Watching --------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """Most holders at once, of all tenants together; 0 for unlimited. May be set at any time."""
+        return self._slots.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._slots.limit = limit
+
+    def held(self, tenant: str | None = None) -> int:
+        """Return the slots held, by one tenant or by all."""
+        return self._slots.held if tenant is None else self._held.get(tenant, 0)
+
+    def waiting(self, tenant: str | None = None) -> int:
+        """Return how many wait, of one tenant or of all."""
+        return self._slots.waiting if tenant is None else self._line.waiting_of(tenant)
+
+    def stats(self) -> dict[str, SlotStats]:
+        """Return holders and waiters of each tenant that has any; ``limit`` is the common one."""
+        names = {*list(self._held), *self._line.tenants()}
+        return {name: SlotStats(self.limit, self.held(name), self.waiting(name)) for name in sorted(names)}
+
+
+class _FairSlot:
+    """``async with limiter.slot(tenant)``."""
+
+    __slots__ = ("_limiter", "_tenant", "_timeout")
+
+    def __init__(self, limiter: FairLimiter, tenant: str, timeout: float | None) -> None:
+        self._limiter = limiter
+        self._tenant = tenant
+        self._timeout = timeout
+
+    async def __aenter__(self) -> None:
+        await self._limiter.acquire(self._tenant, self._timeout)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limiter.release(self._tenant)

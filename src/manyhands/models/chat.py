@@ -5,6 +5,7 @@ Where to send it is the subclass's affair: see :meth:`ChatCompletionsModel.endpo
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands._bridge import workers
@@ -21,7 +22,7 @@ from manyhands.models.events import ObjectStream
 from manyhands.models.sse import EventReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from manyhands.messages import ChatMessageStreamDelta
     from manyhands.models.endpoint import Endpoint
@@ -76,9 +77,10 @@ class ChatCompletionsModel(Model):
         self._encoder = wire.message_encoder(flatten_messages_as_text, custom_role_conversions)
         self.native_tool_messages = self._encoder.native_tools
         self._connection: Client | None = None
+        self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
 
     def endpoint(self) -> Endpoint:
-        """Return where this model is asked; called once, at the first call.
+        """Return where this model is asked; called once, at the first call, on a worker thread.
 
         Raises:
             AuthenticationError: There is no key.
@@ -118,7 +120,7 @@ class ChatCompletionsModel(Model):
         if self.client is not None:
             reply = await self._ask_client(request)
         else:
-            connection = self._connected()
+            connection = await self._connected()
             answer = connection.post(request.pieces, request.headers)
             del request, messages  # held by thousands of waiting calls, it adds up
             reply = _reply(await answer, connection.where, connection.secret)
@@ -133,7 +135,7 @@ class ChatCompletionsModel(Model):
         response_format: Any = None,
         tools_to_call_from: list[Any] | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[ChatMessageStreamDelta]:
+    ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Ask for a reply in pieces; arguments and errors are those of :meth:`agenerate`.
 
         Yields:
@@ -204,17 +206,36 @@ class ChatCompletionsModel(Model):
             return [head, b',"tools":', tools, b',"messages":[', *encoded, b"]}"]
         return [head, b',"messages":[', *encoded, b"]}"]
 
-    def _connected(self) -> Client:
+    async def _connected(self) -> Client:
         if self._connection is None:
-            from manyhands.models.http import Client  # brings aiohttp: 0.15 s, at the first call only
-
-            self._connection = Client(self.endpoint())
+            loop = asyncio.get_running_loop()
+            connecting = self._connecting.get(loop)
+            if connecting is None:
+                connecting = loop.create_task(workers.run(self._connect, label="connect"))
+                connecting.add_done_callback(self._end_connecting)
+                self._connecting[loop] = connecting
+            # All first calls wait for one and the same; none of them may cancel it for the others.
+            self._connection = await asyncio.shield(connecting)
         return self._connection
+
+    def _end_connecting(self, done: asyncio.Task[Client]) -> None:
+        self._connecting.pop(done.get_loop(), None)
+        if not done.cancelled():
+            done.exception()  # seen, even if all who waited have gone
+
+    def _connect(self) -> Client:
+        # Imports aiohttp and reads certificates: too slow for an event loop.
+        from manyhands.models.http import Client
+
+        return Client(self.endpoint())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_connection": None, "_connecting": {}}  # copies connect anew
 
     async def _open(self, request: _Request) -> ObjectStream | sdk.SdkStream:
         if self.client is not None:
             return sdk.SdkStream(await self._create(request))
-        connection = self._connected()
+        connection = await self._connected()
         return ObjectStream(await connection.open(request.pieces, request.headers), connection.where)
 
     # --- The reply ---

@@ -211,12 +211,13 @@ class Client:
             total: The limit that a plain ``TimeoutError`` speaks of.
             silence: The limit between two pieces that was set.
         """
-        if isinstance(error, aiohttp.InvalidURL):
+        if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
             return BadRequestError(f"{self.where}: this is no address that can be asked.")
         limits = (self._limits.connect, silence, total)
         failure = ConnectionFailedError(f"{self.where}: {_story(error, *limits)}.")
-        if not isinstance(error, aiohttp.ClientResponseError):  # that one shows all headers in its repr
-            failure.__cause__ = error
+        # Headers hold the key. This one shows them in its repr; of the others, the frames do.
+        if not isinstance(error, aiohttp.ClientResponseError):
+            failure.__cause__ = error.with_traceback(None)
         return failure
 
 
@@ -234,7 +235,7 @@ def _story(error: Exception, connect: float | None, silence: float | None, total
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer broke off"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"what came is no HTTP answer ({error.message})"
+        return f"what came is no HTTP answer ({' '.join(error.message.split())})"
     return f"the connection broke ({error or type(error).__name__})"
 
 
@@ -272,6 +273,7 @@ class Answer:
         self._response = response
         self._limits = limits
         self._silence = limits.first_byte
+        self._started = False
 
     async def read(self) -> bytes:
         """Return the bytes that arrived since, at least one; ``b""`` at the end.
@@ -290,10 +292,14 @@ class Answer:
 
     def _expect_more(self) -> None:
         """From the first piece on, silence is measured by the other limit."""
+        if self._started:
+            return
+        self._started = True
         self._silence = self._limits.between_tokens
         connection = self._response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = self._silence
+            connection.protocol.start_timeout()
 
     async def finish(self) -> None:
         """Read what should be nothing more, so that the connection can be used again."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -260,8 +259,3 @@ def default_id(task: Task, line: int) -> str:
     content = json.dumps([task.task, task.additional_args], sort_keys=True, default=str)
     digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
     return f"{line}-{digest}"
-
-
-def is_regular(source: str | Path | int) -> bool:
-    """Return whether ``source`` is a file that can be read twice."""
-    return not isinstance(source, int) and os.path.isfile(source)

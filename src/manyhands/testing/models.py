@@ -121,7 +121,7 @@ class _TestModel(Model):
 
     async def _settled(self, reply: Any, call: ModelCall) -> ChatMessage:
         """Return ``reply`` as a message of its own, or raise it."""
-        if isinstance(reply, BaseException) or (isinstance(reply, type) and issubclass(reply, BaseException)):
+        if _is_error(reply):
             raise reply
         if callable(reply) and not isinstance(reply, ChatMessage):
             taken = accepted(reply, call.options)
@@ -238,6 +238,10 @@ class ScriptedModel(_TestModel):
         return raised
 
 
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, BaseException) or (isinstance(reply, type) and issubclass(reply, BaseException))
+
+
 def _task_index(messages: Sequence[ChatMessage]) -> int:
     """Return the index of the message that sets the task: the last new task, else the first of a user."""
     users = [index for index, message in enumerate(messages) if message.role == MessageRole.USER]
@@ -249,7 +253,7 @@ def _place(replies: list[Any], answered: int) -> tuple[list[Any], Any]:
     """Return the errors before the reply after ``answered`` others, and that reply, ``None`` at the end."""
     errors: list[Any] = []
     for reply in replies:
-        if isinstance(reply, BaseException):
+        if _is_error(reply):
             errors.append(reply)
         elif answered == 0:
             return errors, reply

@@ -88,6 +88,9 @@ class Tool(BaseTool):
     forward: Callable[..., Any]
     skip_forward_signature_validation = False
     is_initialized = False
+    # Most seconds of a call; `None` leaves it to the agent. A tool that keeps its own time is never cut.
+    timeout: float | None = None
+    keeps_own_time = False
 
     # What a function said about itself; an attribute that is set later wins over it.
     _parameters: list[Parameter] | None = None

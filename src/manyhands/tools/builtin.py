@@ -48,6 +48,7 @@ class PythonInterpreterTool(Tool):
     name = "python_interpreter"
     description = "This is a tool that evaluates python code. It can be used to perform calculations."
     output_type = "string"
+    _executor: PythonExecutor
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class PythonInterpreterTool(Tool):
     ) -> None:
         self.authorized_imports = list(authorized_imports or ())
         self.timeout_seconds = timeout_seconds
-        self._executor = executor
+        self._given = executor
         more = f", and these: {', '.join(self.authorized_imports)}" if self.authorized_imports else ""
         self.inputs = {
             "code": {
@@ -70,13 +71,22 @@ class PythonInterpreterTool(Tool):
             }
         }
 
+    def setup(self) -> None:
+        """Make the executor."""
+        if self._given is not None:
+            self._executor = self._given
+            return
+        from manyhands.executors.local import LocalPythonExecutor
+
+        self._executor = LocalPythonExecutor(self.authorized_imports, timeout_seconds=self.timeout_seconds)
+
     async def forward(self, code: str) -> str:
         """Run ``code``, and return what it printed and the value of its last line.
 
         Raises:
             InterpreterError: The code failed; its prints are in ``logs``.
         """
-        executor = self._made().spawn()
+        executor = self._executor.spawn()
         try:
             result = await executor.acall(code)
         except InterpreterError as error:
@@ -87,15 +97,6 @@ class PythonInterpreterTool(Tool):
             if executor is not self._executor:
                 await executor.acleanup()
         return f"Stdout:\n{result.logs}\nOutput: {result.output}"
-
-    def _made(self) -> PythonExecutor:
-        if self._executor is None:
-            from manyhands.executors.local import LocalPythonExecutor
-
-            self._executor = LocalPythonExecutor(
-                self.authorized_imports, timeout_seconds=self.timeout_seconds
-            )
-        return self._executor
 
 
 class UserInputTool(Tool):

@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 from manyhands._bridge import PerLoop
 from manyhands.errors import AgentToolExecutionError
+from manyhands.tools.base import Tool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiohttp import ClientResponse, ClientSession
 
-MAX_BYTES = 10 * 1024 * 1024
+MAX_BYTES = 5 * 1024 * 1024
 
 # Some sites answer nothing but errors to clients that do not look like a browser.
 BROWSER_HEADERS = {
@@ -43,6 +44,14 @@ class Reply:
     content_type: str
     text: str
     cut: bool = False
+
+
+class HttpTool(Tool):
+    """A tool that asks servers."""
+
+    def setup(self) -> None:
+        """Load the HTTP client: it takes a while, which the loop need not wait for."""
+        import aiohttp  # noqa: F401
 
 
 def _open() -> ClientSession:

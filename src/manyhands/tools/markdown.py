@@ -10,6 +10,10 @@ from urllib.parse import urljoin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Elements inside elements beyond this depth are read as if they lay side by side: no real page goes
+# there, and a page made to go there must not cost more than its length.
+_MAX_DEPTH = 50
+
 _SKIPPED = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "object", "canvas"})
 _PARAGRAPHS = frozenset(
     {"p", "div", "section", "article", "main", "header", "footer", "aside", "nav", "figure", "figcaption"}
@@ -75,7 +79,9 @@ class _Writer(HTMLParser):
         elif tag in _PARAGRAPHS:
             self._break(2)
         elif tag == "a":
-            self._buffers.append(("a", [], given.get("href", "")))
+            if self._buffers[-1][0] == "a":  # links do not nest
+                self._close_buffer("a")
+            self._open_buffer("a", given.get("href", ""))
         elif tag in _STARTS:
             _STARTS[tag](self, given)
 
@@ -120,6 +126,10 @@ class _Writer(HTMLParser):
         ended = len(written[-1]) - len(written[-1].rstrip("\n"))
         self._write("\n" * (lines - ended))
 
+    def _open_buffer(self, tag: str, target: str = "") -> None:
+        if len(self._buffers) < _MAX_DEPTH:
+            self._buffers.append((tag, [], target))
+
     def _close_buffer(self, tag: str) -> None:
         """Close the buffer of ``tag`` and those that were left open inside it."""
         if not any(opened == tag for opened, _, _ in self._buffers[1:]):
@@ -163,7 +173,10 @@ class _Writer(HTMLParser):
         number = self._lists[-1] if self._lists else None
         if number is not None:
             self._lists[-1] = number + 1
-        self._write("  " * max(0, len(self._lists) - 1) + (f"{number}. " if number is not None else "- "))
+        self._write(
+            "  " * min(max(0, len(self._lists) - 1), _MAX_DEPTH)
+            + (f"{number}. " if number is not None else "- ")
+        )
 
     def _start_pre(self) -> None:
         self._break(2)
@@ -189,7 +202,8 @@ class _Writer(HTMLParser):
 
     def _start_row(self) -> None:
         self._end_open_row()
-        self._rows.append([])
+        if len(self._rows) < _MAX_DEPTH:
+            self._rows.append([])
 
     def _end_open_row(self) -> None:
         """End the row of the innermost table: its end tag may be left out."""
@@ -198,7 +212,7 @@ class _Writer(HTMLParser):
 
     def _start_cell(self) -> None:
         self._end_cell()
-        self._buffers.append(("td", [], ""))
+        self._open_buffer("td")
 
     def _end_cell(self) -> None:
         """End the cell of the innermost row, if one is open there."""
@@ -242,7 +256,7 @@ _STARTS: dict[str, Callable[[_Writer, dict[str, str]], None]] = {
     "tr": lambda writer, _: writer._start_row(),
     "td": lambda writer, _: writer._start_cell(),
     "th": lambda writer, _: writer._start_cell(),
-    "blockquote": lambda writer, _: writer._buffers.append(("blockquote", [], "")),
+    "blockquote": lambda writer, _: writer._open_buffer("blockquote"),
     "img": lambda writer, given: writer._start_image(given),
 }
 

@@ -15,8 +15,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from manyhands.errors import AgentToolExecutionError, ToolDefinitionError
-from manyhands.tools.base import Tool
-from manyhands.tools.http import Reply, ask
+from manyhands.tools.http import HttpTool, Reply, ask
 
 _QUERY: dict[str, Any] = {"type": "string", "description": "The search query to perform."}
 
@@ -61,7 +60,7 @@ class _Pace:
             await asyncio.sleep(mine - now)
 
 
-class SearchTool(Tool):
+class SearchTool(HttpTool):
     """What all searches have in common; a subclass asks its engine in ``_find``.
 
     Args:
@@ -405,7 +404,7 @@ class ApiWebSearchTool(SearchTool):
 # --- Wikipedia ---------------------------------------------------------------------------------
 
 
-class WikipediaSearchTool(Tool):
+class WikipediaSearchTool(HttpTool):
     """Reads the Wikipedia page about a topic.
 
     Args:

@@ -6,15 +6,14 @@ import functools
 
 from manyhands._bridge import call_sync
 from manyhands.errors import AgentToolExecutionError
-from manyhands.tools.base import Tool
-from manyhands.tools.http import Reply, ask
+from manyhands.tools.http import HttpTool, Reply, ask
 from manyhands.tools.markdown import html_to_markdown
 
 # Up to here a page is translated in well under the time that a loop may be held up.
 _INLINE_CHARACTERS = 20_000
 
 
-class VisitWebpageTool(Tool):
+class VisitWebpageTool(HttpTool):
     """Reads a web page as Markdown.
 
     Args:

@@ -28,7 +28,11 @@ def in_cpython(source: str) -> tuple[str, str, str | None]:
         )
     names: dict[str, Any] = {"__name__": "__main__"}
     code = compile(
-        ast.fix_missing_locations(tree), "<cpython>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+        ast.fix_missing_locations(tree),
+        "<cpython>",
+        "exec",
+        ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
     )
     out = io.StringIO()
     error = None
@@ -49,7 +53,9 @@ def in_executor(source: str) -> tuple[str, str, str | None]:
         result = executor(source + "\n" if _ends_in_expression(source) else source + "\nNone")
     except InterpreterError as error:
         text = str(error)
-        found = re.search(r"due to: (\w+: .*?)(?:\. Did you mean: '[^']*'\?)?(?:\n\(in .*)?$", text, re.DOTALL)
+        found = re.search(
+            r"due to: (\w+: .*?)(?:\. Did you mean: '[^']*'\?)?(?:\n\(in .*)?$", text, re.DOTALL
+        )
         return repr(None), _ADDRESS.sub("0x", error.logs), found.group(1) if found else text
     value = executor.state.get("$shown") or repr_in(executor, result.output)
     return _ADDRESS.sub("0x", value), _ADDRESS.sub("0x", result.logs), None

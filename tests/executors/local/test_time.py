@@ -136,7 +136,9 @@ async def test_cancelling_a_tool_cancels_it() -> None:
 
     executor = LocalPythonExecutor()
     executor.send_tools({"slow": slow, "note": seen.append})
-    task = asyncio.create_task(executor.acall("try:\n    slow()\nexcept BaseException:\n    note(1)\nfinally:\n    note(2)"))
+    task = asyncio.create_task(
+        executor.acall("try:\n    slow()\nexcept BaseException:\n    note(1)\nfinally:\n    note(2)")
+    )
     await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -207,7 +209,9 @@ def test_several_loops_in_several_threads() -> None:
         async def main() -> None:
             base = LocalPythonExecutor(timeout_seconds=30)
             code = f"t = 0\nfor i in range(100_000): t += {k}\nt"
-            results.extend(r.output for r in await asyncio.gather(*[base.spawn().acall(code) for _ in range(5)]))
+            results.extend(
+                r.output for r in await asyncio.gather(*[base.spawn().acall(code) for _ in range(5)])
+            )
 
         asyncio.run(main())
 

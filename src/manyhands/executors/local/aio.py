@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.executors.local.switch import Stop, Strand, current_step, current_strand, sleep, wait_future
 from manyhands.executors.local.tools import FINAL_ANSWER, ToolFunction, cleaned, invoke, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 
 Result = tuple[bool, Any]
 
@@ -158,7 +160,9 @@ class Task(Promise):
 
     __slots__ = ("_name", "_strand")
 
-    def __init__(self, future: asyncio.Future[Result], strand: Strand | None, name: str | None = None) -> None:
+    def __init__(
+        self, future: asyncio.Future[Result], strand: Strand | None, name: str | None = None
+    ) -> None:
         super().__init__(future)
         self._strand = strand
         self._name = name
@@ -231,7 +235,10 @@ def promise(value: Any, name: str | None = None) -> Promise:
     if isinstance(value, Promise):
         return value
     if isinstance(value, (types.CoroutineType, asyncio.Future)) or hasattr(type(value), "__await__"):
-        return start(lambda: await_value(value), name)
+        task = start(lambda: await_value(value), name)
+        if isinstance(value, types.CoroutineType):
+            task._future.add_done_callback(lambda _: value.close())  # also one that never began
+        return task
     kept = Future()
     kept.set_result(value)
     return kept
@@ -270,7 +277,7 @@ class _Gathered(Promise):
             self._future.set_result((True, [_outcome(p._future)[1] for p in self._promises]))
 
     def cancel(self, msg: Any = None) -> bool:
-        return any([one.cancel() for one in self._promises]) and self._future.cancel()
+        return any(one.cancel() for one in self._promises) and self._future.cancel()
 
 
 def _outcome(future: asyncio.Future[Result]) -> Result:
@@ -313,7 +320,9 @@ def _wait_any(promises: Iterable[Promise], timeout: float | None) -> None:
             future.remove_done_callback(wake)
 
 
-def _wait_many(promises: list[Promise], timeout: float | None, enough: Callable[[list[Promise]], bool]) -> None:
+def _wait_many(
+    promises: list[Promise], timeout: float | None, enough: Callable[[list[Promise]], bool]
+) -> None:
     loop = current_step().loop
     end = None if timeout is None else loop.time() + timeout
     while not enough(promises):
@@ -365,7 +374,9 @@ async def wait_for(value: Any, timeout: float | None) -> Any:
     raise TimeoutError
 
 
-def as_completed(values: Iterable[Any], *, timeout: float | None = None) -> Iterator[Coroutine[Any, Any, Any]]:
+def as_completed(
+    values: Iterable[Any], *, timeout: float | None = None
+) -> Iterator[Coroutine[Any, Any, Any]]:
     """Awaitables that give the results in the order in which they come."""
     left = [promise(value) for value in values]
 
@@ -382,9 +393,11 @@ def as_completed(values: Iterable[Any], *, timeout: float | None = None) -> Iter
 
 async def to_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call ``function`` beside this code: tools really run elsewhere, code of the agent takes turns."""
-    return promise(later(function, *args, **kwargs)).wait() if type(function) is ToolFunction else start(
-        lambda: function(*args, **kwargs)
-    ).wait()
+    return (
+        promise(later(function, *args, **kwargs)).wait()
+        if type(function) is ToolFunction
+        else start(lambda: function(*args, **kwargs)).wait()
+    )
 
 
 def run(main: Any, *, debug: Any = None, loop_factory: Any = None) -> Any:
@@ -457,7 +470,9 @@ class TaskGroup:
                 task.cancel()
         _wait_many(self._tasks, None, _all_done)
         outcomes = [_outcome(task._future) for task in self._tasks]
-        errors = [value for fine, value in outcomes if not fine and not isinstance(value, asyncio.CancelledError)]
+        errors = [
+            value for fine, value in outcomes if not fine and not isinstance(value, asyncio.CancelledError)
+        ]
         if error is not None and not isinstance(error, asyncio.CancelledError):
             errors.insert(0, error)
         if errors:
@@ -558,5 +573,3 @@ def members() -> dict[str, Any]:
 def builtin_functions() -> dict[str, Any]:
     """Names that the rewrite uses, and the helper ``parallel``."""
     return {"$await": await_value, "$awaitable": awaitable, "$later": later, "parallel": parallel}
-
-

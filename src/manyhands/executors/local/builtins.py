@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.executors.local import aio, guards, iterators, policy
 from manyhands.executors.local.formatting import check_spec
+from manyhands.executors.local.policy import words
+from manyhands.executors.local.rewrite import DUE
 from manyhands.executors.local.switch import Stop, alive, current_step, tick
 
-_AS_THEY_ARE = """
-    abs aiter all anext any ascii bin bool bytearray bytes callable chr classmethod complex dict divmod float frozenset
-    hash hex id int isinstance issubclass len list max min next object oct ord property range repr reversed round set slice
-    sorted staticmethod str sum super tuple type True False None NotImplemented Ellipsis
-""".split()
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_AS_THEY_ARE = words(
+    """
+    abs aiter all anext any ascii bin bool bytearray bytes callable chr classmethod complex dict
+    divmod float frozenset hash hex id int isinstance issubclass len list max min next object oct
+    ord property range repr reversed round set slice sorted staticmethod str sum super tuple type
+    True False None NotImplemented Ellipsis
+    """
+)
 
 _EXCEPTIONS = [
     name
@@ -23,7 +30,9 @@ _EXCEPTIONS = [
 ]
 
 
-def _print(*args: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
+def _print(
+    *args: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False
+) -> None:
     for name, value in (("sep", sep), ("end", end)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be None or a string, not {type(value).__name__}")
@@ -106,8 +115,10 @@ def _make_type(*args: Any, **keywords: Any) -> Any:
     """``type(name, bases, namespace)``."""
     if len(args) == 3 and isinstance(args[2], dict):
         for name in args[2]:
-            problem = policy.is_dunder(guards.plain_name(name)) and name not in policy.DEFINABLE | {"__qualname__",
-                                                                                                    "__module__"}
+            problem = policy.is_dunder(guards.plain_name(name)) and name not in policy.DEFINABLE | {
+                "__qualname__",
+                "__module__",
+            }
             if problem or "$" in name:
                 raise guards.deny(name)
     cls = type(*args, **keywords)
@@ -124,8 +135,12 @@ def _matchable(find: Any) -> Any:
     if not isinstance(cls, type):
         return cls
     for base in type.__dict__["__mro__"].__get__(type(cls)):
-        if guards.is_own_class(base) and {"__getattribute__", "__getattr__", "__match_args__"} & set(vars(base)):
-            raise guards.Denied("A class whose metaclass answers for its attributes cannot be used in a pattern.")
+        if guards.is_own_class(base) and {"__getattribute__", "__getattr__", "__match_args__"} & set(
+            vars(base)
+        ):
+            raise guards.Denied(
+                "A class whose metaclass answers for its attributes cannot be used in a pattern."
+            )
     names: Any = ()
     for base in type.__dict__["__mro__"].__get__(cls):
         if "__match_args__" in vars(base):
@@ -137,8 +152,6 @@ def _matchable(find: Any) -> Any:
         if type(name) is not str or name.startswith("_") or name in policy.GUARDED_NAMES - {"obj"}:
             raise guards.Denied(f"Forbidden access to attribute in a pattern: {str(name)[:80]}")
     return cls
-
-
 
 
 class _Compiled:
@@ -192,7 +205,9 @@ def _import_star(module: str) -> None:
     step.session.bind_star(step.session.modules.public(module))
 
 
-def _dunder_import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+def _dunder_import(
+    name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+) -> Any:
     return current_step().session.modules.load(guards.plain_name(name), whole=bool(fromlist))
 
 
@@ -200,7 +215,9 @@ class _Open:
     """``open`` is known, and refused with a reason."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise PermissionError("Forbidden function: open. The code has no access to files; use a tool for that.")
+        raise PermissionError(
+            "Forbidden function: open. The code has no access to files; use a tool for that."
+        )
 
 
 def _input(prompt: str = "") -> str:
@@ -213,12 +230,12 @@ def _exit(code: Any = None) -> None:
 
 def base_builtins() -> dict[str, Any]:
     """Everything that the code finds without importing, but for tools."""
-    found: dict[str, Any] = {name: getattr(builtins, name) for name in _AS_THEY_ARE if hasattr(builtins, name)}
+    found: dict[str, Any] = {
+        name: getattr(builtins, name) for name in _AS_THEY_ARE if hasattr(builtins, name)
+    }
     found.update({name: getattr(builtins, name) for name in _EXCEPTIONS})
     found.update(guards.guards())
-    found.update(
-        {name: getattr(iterators, name) for name in ("map", "filter", "zip", "enumerate", "iter")}
-    )
+    found.update({name: getattr(iterators, name) for name in ("map", "filter", "zip", "enumerate", "iter")})
     found.update(_TWINS)
     found.update(aio.builtin_functions())
     found[policy.OWN_MARK] = True
@@ -245,6 +262,7 @@ _TWINS: dict[str, Any] = {
     "quit": _exit,
     "__build_class__": _build_class,
     "__import__": _dunder_import,
+    DUE: True,  # where a namespace was emptied, its code is outside
     "$Stop": Stop,
     "$tick": tick,
     "$alive": alive,

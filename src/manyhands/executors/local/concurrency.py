@@ -10,7 +10,16 @@ from __future__ import annotations
 import ast
 
 _GATHERERS = frozenset(
-    {"gather", "create_task", "ensure_future", "wait_for", "wait", "as_completed", "shield", "run_until_complete"}
+    {
+        "gather",
+        "create_task",
+        "ensure_future",
+        "wait_for",
+        "wait",
+        "as_completed",
+        "shield",
+        "run_until_complete",
+    }
 )
 
 
@@ -58,7 +67,11 @@ def _uses(node: ast.Call, given: set[str]) -> list[str]:
         names = [part.id for part in parts if isinstance(part, ast.Name)]
         given.update(names)
         return names
-    if isinstance(node.func, ast.Attribute) and node.func.attr == "append" and isinstance(node.func.value, ast.Name):
+    if (
+        isinstance(node.func, ast.Attribute)
+        and node.func.attr == "append"
+        and isinstance(node.func.value, ast.Name)
+    ):
         return [node.func.value.id]
     if isinstance(node.func, ast.Name) and node.func.id == "len":
         return [arg.id for arg in node.args if isinstance(arg, ast.Name)]

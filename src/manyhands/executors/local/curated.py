@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy as library_copy
 import dataclasses
 import functools
 import itertools
@@ -24,18 +25,21 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from manyhands.executors.local import aio, guards, iterators, policy
+from manyhands.executors.local import aio, copying, guards, iterators, policy
 from manyhands.executors.local.formatting import GuardedFormatter
 from manyhands.executors.local.patterns import check_pattern
+from manyhands.executors.local.policy import words
 from manyhands.executors.local.switch import current_step, sleep
 from manyhands.executors.local.tools import plain
 
 Members = Mapping[str, Any]
 
 #: Modules of pure computation that may always be imported, besides the base modules.
-TOOLBOX = frozenset(
-    "abc asyncio bisect collections.abc contextlib copy dataclasses decimal enum fractions functools heapq json "
-    "numbers operator string textwrap typing __future__".split()
+TOOLBOX = words(
+    """
+        abc asyncio bisect collections.abc contextlib copy dataclasses decimal enum fractions
+        functools heapq json numbers operator string textwrap typing __future__
+        """
 )
 
 
@@ -124,13 +128,15 @@ class _Dispatcher:
     def __get__(self, obj: Any, owner: Any = None) -> Any:
         if obj is None:
             return self
-        return lambda first, *args, **kwargs: self._dispatch.dispatch(type(first))(obj, first, *args, **kwargs)
+        return lambda first, *args, **kwargs: self._dispatch.dispatch(type(first))(
+            obj, first, *args, **kwargs
+        )
 
     def dispatch(self, cls: Any) -> Any:
         return self._dispatch.dispatch(cls)
 
     def register(self, cls: Any, function: Any = None) -> Any:
-        if isinstance(cls, type) or isinstance(cls, types.UnionType):
+        if isinstance(cls, (type, types.UnionType)):
             if function is None:
                 return lambda function: self.register(cls, function)
             self._dispatch.register(cls, function)
@@ -179,7 +185,9 @@ def _type_hints(obj: Any, *_: Any, **__: Any) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for part in reversed(type.mro(obj)) if isinstance(obj, type) else (obj,):
         if guards.is_own(part) or guards.is_own_function(part):
-            hints.update(vars(part).get("__annotations__", {}) if isinstance(part, type) else part.__annotations__)
+            hints.update(
+                vars(part).get("__annotations__", {}) if isinstance(part, type) else part.__annotations__
+            )
     return hints
 
 
@@ -213,7 +221,9 @@ def _math(real: types.ModuleType) -> Members:
     found["factorial"] = _bounded_number("factorial", 100_000)
     found["perm"] = _bounded_number("perm", 100_000)
     found["comb"] = _bounded_comb
-    found["prod"] = lambda values, /, *, start=1: functools.reduce(guards.multiply, iterators.limited(values), start)
+    found["prod"] = lambda values, /, *, start=1: functools.reduce(
+        guards.multiply, iterators.limited(values), start
+    )
     found["fsum"] = lambda values, /: math.fsum(iterators.limited(values))
     return found
 
@@ -224,11 +234,13 @@ def _bounded_comb(n: Any, k: Any, /) -> int:
     return math.comb(n, k)
 
 
-_RANDOM = (
-    "betavariate binomialvariate choice choices expovariate gammavariate gauss getrandbits getstate lognormvariate "
-    "normalvariate paretovariate randbytes randint random randrange sample seed setstate shuffle triangular uniform "
-    "vonmisesvariate weibullvariate"
-).split()
+_RANDOM = words(
+    """
+    betavariate binomialvariate choice choices expovariate gammavariate gauss getrandbits getstate
+    lognormvariate normalvariate paretovariate randbytes randint random randrange sample seed
+    setstate shuffle triangular uniform vonmisesvariate weibullvariate
+    """
+)
 _BULK = {"choices": "k", "sample": "k", "randbytes": "n", "getrandbits": "k"}
 
 
@@ -248,29 +260,9 @@ def _sleep(seconds: float, /) -> None:
     sleep(seconds)
 
 
-class Queue(queue.Queue[Any]):
-    """``queue.Queue`` whose waiting lets the other strands work."""
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        return _patiently(lambda: super(Queue, self).get(False), queue.Empty, block, timeout)
-
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        _patiently(lambda: super(Queue, self).put(item, False), queue.Full, block, timeout)
-
-    def join(self) -> None:
-        while self.unfinished_tasks:
-            sleep(0.002)
-
-
-class LifoQueue(queue.LifoQueue[Any]):
-    """The same, last in first out."""
-
-    get = Queue.get
-    put = Queue.put
-    join = Queue.join
-
-
-def _patiently(attempt: Callable[[], Any], problem: type[Exception], block: bool, timeout: float | None) -> Any:
+def _patiently(
+    attempt: Callable[[], Any], problem: type[Exception], block: bool, timeout: float | None
+) -> Any:
     end = None if timeout is None else time.monotonic() + timeout
     while True:
         try:
@@ -282,13 +274,19 @@ def _patiently(attempt: Callable[[], Any], problem: type[Exception], block: bool
 
 
 def _make_queue(base: type) -> Any:
+    """A queue whose waiting lets the other strands work."""
+
     def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
         return _patiently(lambda: base.get(self, False), queue.Empty, block, timeout)  # type: ignore[attr-defined]
 
     def put(self: Any, item: Any, block: bool = True, timeout: float | None = None) -> None:
         _patiently(lambda: base.put(self, item, False), queue.Full, block, timeout)  # type: ignore[attr-defined]
 
-    return type(base.__name__, (base,), {"get": get, "put": put, "join": Queue.join, "__module__": "queue"})
+    def join(self: Any) -> None:
+        while self.unfinished_tasks:
+            sleep(0.002)
+
+    return type(base.__name__, (base,), {"get": get, "put": put, "join": join, "__module__": "queue"})
 
 
 _QUEUES = {name: _make_queue(getattr(queue, name)) for name in ("Queue", "LifoQueue", "PriorityQueue")}
@@ -415,7 +413,7 @@ CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
     "asyncio": lambda real: _ASYNCIO,
     "collections": _replacing(namedtuple=_namedtuple),
     "contextlib": _replacing(redirect_stdout=_redirect_stdout, redirect_stderr=_redirect_stdout, chdir=_nothing),
-    "copy": _only("copy", "deepcopy", "Error", "replace"),
+    "copy": _only("Error", "replace", copy=copying.copy, deepcopy=copying.deepcopy),
     "dataclasses": _replacing(dataclass=_dataclass, make_dataclass=_make_dataclass),
     "datetime": _without(),
     "decimal": _decimal,
@@ -467,33 +465,46 @@ _RANDOMS: Members = {
     "SystemRandom": random.SystemRandom,
 }
 
-_NUMPY_FILES = frozenset(
-    "load save savez savez_compressed fromfile memmap genfromtxt loadtxt savetxt fromregex DataSource lib ctypeslib "
-    "testing f2py distutils compat core seterrcall set_string_function setbufsize show_config info source who "
-    "lookfor test rec char version exceptions npyio set_printoptions".split()
+_NUMPY_FILES = words(
+    """
+        load save savez savez_compressed fromfile memmap genfromtxt loadtxt savetxt fromregex
+        DataSource lib ctypeslib testing f2py distutils compat core seterrcall set_string_function
+        setbufsize show_config info source who lookfor test rec char version exceptions npyio
+        set_printoptions
+        """
 )
 
 #: Members that are never shown, by module.
 HIDDEN: dict[str, frozenset[str]] = {
     "numpy": _NUMPY_FILES - {"char", "exceptions", "rec"},
     "numpy.random": frozenset({"set_state", "mtrand", "bit_generator", "test"}),
-    "pandas": frozenset(
-        "read_pickle to_pickle HDFStore read_hdf read_sql read_sql_query read_sql_table ExcelFile ExcelWriter eval io "
-        "compat core util testing api tseries errors read_clipboard read_gbq show_versions test read_parquet "
-        "read_feather read_orc read_spss read_sas read_stata options set_option reset_option describe_option "
-        "option_context read_excel".split()
+    "pandas": words(
+        """
+            read_pickle to_pickle HDFStore read_hdf read_sql read_sql_query read_sql_table ExcelFile
+            ExcelWriter eval io compat core util testing api tseries errors read_clipboard read_gbq
+            show_versions test read_parquet read_feather read_orc read_spss read_sas read_stata
+            options set_option reset_option describe_option option_context read_excel
+            """
     )
     - {"option_context", "errors"},
-    "inspect": frozenset(
-        "currentframe stack trace getframeinfo getinnerframes getouterframes getclosurevars getgeneratorlocals "
-        "getcoroutinelocals getattr_static getmembers getmembers_static unwrap getasyncgenlocals walktree "
-        "get_annotations signature getcallargs".split()
+    "inspect": words(
+        """
+            currentframe stack trace getframeinfo getinnerframes getouterframes getclosurevars
+            getgeneratorlocals getcoroutinelocals getattr_static getmembers getmembers_static unwrap
+            getasyncgenlocals walktree get_annotations signature getcallargs
+            """
     ),
-    "logging": frozenset("Formatter StrFormatStyle StringTemplateStyle PercentStyle makeLogRecord BufferingFormatter "
-                         "basicConfig disable shutdown setLoggerClass setLogRecordFactory FileHandler "
-                         "captureWarnings root config handlers".split()),  # fmt: skip
+    "logging": words(
+        """
+            Formatter StrFormatStyle StringTemplateStyle PercentStyle makeLogRecord
+            BufferingFormatter basicConfig disable shutdown setLoggerClass setLogRecordFactory
+            FileHandler captureWarnings root config handlers
+            """
+    ),  # fmt: skip
     "codecs": frozenset({"register", "register_error", "open", "unregister"}),
-    "copyreg": frozenset({"pickle", "constructor", "add_extension", "dispatch_table", "clear_extension_cache"}),
+    "copyreg": frozenset(
+        {"pickle", "constructor", "add_extension", "dispatch_table", "clear_extension_cache"}
+    ),
     "traceback": frozenset({"walk_stack", "walk_tb", "extract_stack", "print_stack", "StackSummary"}),
     "gc": frozenset({"get_objects", "get_referrers", "get_referents", "callbacks", "disable", "freeze"}),
     "pprint": frozenset(),
@@ -514,6 +525,8 @@ SUBSTITUTES: dict[Any, Any] = {
     string.Formatter: Formatter,
     time.sleep: _sleep,
     typing.get_type_hints: _type_hints,
+    library_copy.copy: copying.copy,
+    library_copy.deepcopy: copying.deepcopy,
     contextlib.redirect_stdout: _redirect_stdout,
     warnings.catch_warnings: _Ignoring,
     warnings.warn: _nothing,

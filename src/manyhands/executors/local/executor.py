@@ -7,10 +7,8 @@ import asyncio
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
-from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import ExecutionTimeoutError, InterpreterError
 from manyhands.executors.base import CodeOutput, PythonExecutor
@@ -23,6 +21,10 @@ from manyhands.executors.local.output import Output
 from manyhands.executors.local.rewrite import DUE, RESULT, Forbidden, Rewriter
 from manyhands.executors.local.switch import Finished, Step, Stop, Strand, TimeUp, current_step, drive
 from manyhands.executors.local.tools import ToolFunction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import CodeType
 
 #: Seconds that one snippet may take, as users know it.
 MAX_EXECUTION_TIME_SECONDS = 30
@@ -81,17 +83,19 @@ def translate(source: str, mode: str, tools: frozenset[str]) -> CodeType:
     if len(source) > policy.MAX_SOURCE:
         raise Forbidden(f"The code is longer than {policy.MAX_SOURCE:,} characters.")
     try:
-        tree = ast.parse(source, explain.FILENAME, "eval" if mode == "eval" else "exec")
+        tree: Any = ast.parse(source, explain.FILENAME, "eval" if mode == "eval" else "exec")
         rewriter = Rewriter(tools, TaskNames(source, tree))
-        new: ast.Module | ast.Expression
-        if isinstance(tree, ast.Expression):
-            new = rewriter.expression(tree)
+        if mode == "eval":
+            new: Any = rewriter.expression(tree)
         else:
             new = rewriter.module(tree, keep_result=mode == "step")
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if rewriter.needs_async else 0
         if rewriter.future_annotations:
             flags |= 0x1000000  # CO_FUTURE_ANNOTATIONS
-        return compile(new, explain.FILENAME, "eval" if mode == "eval" else "exec", flags, dont_inherit=True)
+        made: CodeType = compile(
+            new, explain.FILENAME, "eval" if mode == "eval" else "exec", flags, dont_inherit=True
+        )
+        return made
     except (RecursionError, MemoryError):
         raise Forbidden("The code is nested too deeply.") from None
     except ValueError as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
-from collections.abc import Iterable, Mapping
-from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import FrameType, TracebackType
 
 FILENAME = "<agent code>"
 _MAX_LINE = 200
@@ -15,7 +17,9 @@ _MAX_LINE = 200
 
 def failure_text(error: BaseException, source: str, names: Iterable[str]) -> str:
     """The sentence for a failure while the code ran."""
-    frames = [(frame, line) for frame, line in _frames(error.__traceback__) if frame.f_code.co_filename == FILENAME]
+    frames = [
+        (frame, line) for frame, line in _frames(error.__traceback__) if frame.f_code.co_filename == FILENAME
+    ]
     top = next((line for frame, line in frames if frame.f_code.co_name == "<module>"), None)
     segment = statement_at(source, top) if top else first_line(source)
     text = f"Code execution failed at line '{segment}' due to: {kind_of(error)}: {_message(error)}"
@@ -90,7 +94,11 @@ def _inner(frames: list[tuple[FrameType, int]], source: str) -> str:
     name = frame.f_code.co_name
     if frame.f_globals.get("$source") != source and not 0 < line <= len(lines):
         return f"\n(in {name}, line {line})"
-    return f"\n(in {name}, line {line}: '{lines[line - 1].strip()[:_MAX_LINE]}')" if 0 < line <= len(lines) else ""
+    return (
+        f"\n(in {name}, line {line}: '{lines[line - 1].strip()[:_MAX_LINE]}')"
+        if 0 < line <= len(lines)
+        else ""
+    )
 
 
 def _hint(error: BaseException, frames: list[tuple[FrameType, int]], names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -10,6 +11,9 @@ from typing import Any
 from manyhands.executors.local.policy import MAX_FORMAT_WIDTH
 
 Read = Callable[[Any, str], Any]
+
+#: The parser behind ``string.Formatter``; it has no type stubs.
+_string = importlib.import_module("_string")
 
 
 def has_wide_number(text: str) -> bool:
@@ -55,7 +59,7 @@ class GuardedFormatter(string.Formatter):
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         first, rest = _split_field(field_name)
-        value = self.get_value(first, args, kwargs)  # type: ignore[arg-type]
+        value = self.get_value(first, args, kwargs)
         for is_attribute, key in rest:
             value = self._read(value, str(key)) if is_attribute else value[key]
         return value, first
@@ -65,9 +69,7 @@ class GuardedFormatter(string.Formatter):
 
 
 def _split_field(name: str) -> tuple[str | int, list[tuple[bool, str | int]]]:
-    from _string import formatter_field_name_split  # the parser behind string.Formatter
-
-    first, rest = formatter_field_name_split(name)
+    first, rest = _string.formatter_field_name_split(name)
     return first, list(rest)
 
 

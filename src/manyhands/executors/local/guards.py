@@ -10,12 +10,13 @@ from typing import Any
 
 from manyhands.executors.local import policy
 from manyhands.executors.local.formatting import bound_format, bound_format_map, check_spec, has_wide_number
+from manyhands.executors.local.policy import words
 from manyhands.executors.local.switch import current_strand
 
 Getter = Callable[[Any, str], Any]
 
-_own_dict = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
-_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
+_own_dict = type.__dict__["__dict__"].__get__
+_mro = type.__dict__["__mro__"].__get__
 
 _FRAMEY = (types.FrameType, types.CodeType, types.TracebackType)
 _SUSPENDED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
@@ -50,7 +51,7 @@ def is_own(obj: Any) -> bool:
 
 def is_own_function(obj: Any) -> bool:
     """True for functions that the code has defined."""
-    return type(obj) is types.FunctionType and policy.OWN_MARK in obj.__builtins__
+    return type(obj) is types.FunctionType and policy.OWN_MARK in getattr(obj, "__builtins__", ())
 
 
 def mark_own(cls: type) -> None:
@@ -61,6 +62,8 @@ def mark_own(cls: type) -> None:
 def plain_name(name: object) -> str:
     """The name that a builtin such as ``getattr`` was given; only a real string will do."""
     if type(name) is str:
+        if "$" in name:
+            raise deny(name)
         return name
     if isinstance(name, str):
         raise TypeError("attribute name must be a plain string, not an object of a subclass of str")
@@ -79,12 +82,12 @@ def read(obj: Any, name: str) -> Any:
         if isinstance(obj, _FRAMEY + _SUSPENDED + (types.FunctionType, types.MethodType)):
             raise deny(name)
         return getattr(obj, name)
+    if "$" in name:
+        raise deny(name)
     if not name.startswith("_"):
         return getattr(obj, name)
     if policy.is_dunder(name):
         return _read_dunder(obj, name)
-    if "$" in name:
-        raise deny(name)
     if name in policy.DOCUMENTED_PRIVATE or is_own(obj) or is_own_function(obj) or _is_super_of_own(obj):
         return getattr(obj, name)
     raise _private(obj, name)
@@ -105,7 +108,7 @@ def _is_super_of_own(obj: Any) -> bool:
     return type(obj) is super and is_own(_super_self(obj))
 
 
-_super_self = super.__dict__["__self__"].__get__  # type: ignore[index]
+_super_self = super.__dict__["__self__"].__get__
 
 
 def _read_dunder(obj: Any, name: str) -> Any:
@@ -117,13 +120,14 @@ def _read_dunder(obj: Any, name: str) -> Any:
 
 
 #: Not even on the code's own classes: what the interpreter keeps behind these names is not the code's.
-_NEVER = frozenset(
+_NEVER = words(
     """
-    __subclasses__ __globals__ __code__ __closure__ __builtins__ __self__ __func__ __reduce__ __reduce_ex__
-    __getstate__ __setstate__ __dictoffset__ __basicsize__ __itemsize__ __flags__ __weakrefoffset__ __text_signature__
-    __loader__ __spec__ __import__ __file__ __path__ __traceback__ __objclass__ __abstractmethods__ __class_getitem__
-    __getattr__ __weakref__ __subclasshook__ __prepare__ __instancecheck__ __subclasscheck__ __wrapped__
-    """.split()
+        __subclasses__ __globals__ __code__ __closure__ __builtins__ __self__ __func__ __reduce__
+        __reduce_ex__ __getstate__ __setstate__ __dictoffset__ __basicsize__ __itemsize__ __flags__
+        __weakrefoffset__ __text_signature__ __loader__ __spec__ __import__ __file__ __path__
+        __traceback__ __objclass__ __abstractmethods__ __class_getitem__ __getattr__ __weakref__
+        __subclasshook__ __prepare__ __instancecheck__ __subclasscheck__ __wrapped__
+        """
 ) - {"__class_getitem__", "__getattr__", "__instancecheck__", "__subclasscheck__"}
 
 
@@ -145,7 +149,53 @@ def _read_dict(obj: Any, name: str) -> Any:
         raise deny(name)
     if isinstance(obj, type):
         return {key: value for key, value in _own_dict(obj).items() if _is_showable(key)}
-    return object.__getattribute__(obj, "__dict__")
+    return Attributes(object.__getattribute__(obj, "__dict__"))
+
+
+class Attributes(dict[str, Any]):
+    """The ``__dict__`` of an object of the code: a dict that takes attribute names only."""
+
+    __slots__ = ("_live",)
+
+    def __init__(self, live: dict[str, Any]) -> None:
+        super().__init__(live)
+        self._live = live
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if policy.is_dunder(plain_name(key)):
+            raise deny(key)
+        self._live[key] = value
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._live.pop(key, None)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._live.pop(key, None)
+        return super().pop(key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        key, value = super().popitem()
+        self._live.pop(key, None)
+        return key, value
+
+    def clear(self) -> None:
+        super().clear()
+        self._live.clear()
 
 
 def _is_showable(key: str) -> bool:
@@ -244,23 +294,30 @@ def _read_setattr(obj: Any, name: str) -> Any:
     """``super().__setattr__(name, value)``, ``object.__setattr__(self, name, value)``."""
     writer = getattr(obj, name)
     if isinstance(obj, type):
-        return lambda this, key, *value: _checked_write(this, key) or writer(this, key, *value)
+        return lambda this, key, *value: writer(this, _writable(this, key), *value)
     if type(obj) is super:
         this = _super_self(obj)
-        return lambda key, *value: _checked_write(this, key) or writer(key, *value)
-    return lambda key, *value: _checked_write(obj, key) or writer(key, *value)
+        return lambda key, *value: writer(_writable(this, key), *value)
+    return lambda key, *value: writer(_writable(obj, key), *value)
 
 
-def _checked_write(obj: Any, key: str) -> None:
+def _writable(obj: Any, key: str) -> str:
     check_writable(obj, plain_name(key))
+    return key
+
+
+def _behind(obj: Any) -> Any:
+    """The object itself, where ``obj`` is its ``super()``."""
+    return _super_self(obj) if type(obj) is super else obj
 
 
 def _read_format(obj: Any, name: str) -> Any:
-    if isinstance(obj, str):
-        return (bound_format if name == "format" else bound_format_map)(obj, read)
+    this = _behind(obj)
+    if isinstance(this, str) and type(getattr(obj, name)) is not types.MethodType:
+        return (bound_format if name == "format" else bound_format_map)(this, get)
     if isinstance(obj, type) and issubclass(obj, str):
         maker = bound_format if name == "format" else bound_format_map
-        return lambda template, *args, **kwargs: maker(_as_text(template), read)(*args, **kwargs)
+        return lambda template, *args, **kwargs: maker(_as_text(template), get)(*args, **kwargs)
     return getattr(obj, name)
 
 
@@ -279,7 +336,9 @@ def _read_dunder_format(obj: Any, name: str) -> Any:
 
 def _read_bounded(obj: Any, name: str) -> Any:
     method = getattr(obj, name)
-    if isinstance(obj, (str, bytes, bytearray, int)) or (isinstance(obj, type) and not is_own_class(obj)):
+    if isinstance(_behind(obj), (str, bytes, bytearray, int)) or (
+        isinstance(obj, type) and not is_own_class(obj)
+    ):
         return lambda *args, **kwargs: method(*_bounded(args), **kwargs)
     return method
 
@@ -308,7 +367,8 @@ def _read_obj(obj: Any, name: str) -> Any:
 def _read_operator(obj: Any, name: str) -> Any:
     """``(2).__pow__``: the same bounds as ``2 ** x``."""
     method = getattr(obj, name)
-    if is_own(obj) or not isinstance(obj, (int, str, bytes, bytearray, list, tuple)):
+    this = _behind(obj)
+    if type(method) is types.MethodType or not isinstance(this, (int, str, bytes, bytearray, list, tuple)):
         if isinstance(obj, type) and not is_own_class(obj):
             check = _OPERATORS[name]
             return lambda this, other, *rest: method(check(this, other), other, *rest)
@@ -316,7 +376,7 @@ def _read_operator(obj: Any, name: str) -> Any:
     check = _OPERATORS[name]
 
     def bounded(other: Any, *rest: Any) -> Any:
-        check(obj, other)
+        check(this, other)
         return method(other, *rest)
 
     return bounded
@@ -345,7 +405,9 @@ def check_writable(obj: Any, name: str) -> None:
     if "$" in name:
         raise deny(name)
     if policy.is_dunder(name) and name not in _WRITABLE_DUNDERS:
-        if not (is_own(obj) and issubclass(cls, type) and name in policy.DEFINABLE - policy.FORBIDDEN_ON_METACLASS):
+        if not (
+            is_own(obj) and issubclass(cls, type) and name in policy.DEFINABLE - policy.FORBIDDEN_ON_METACLASS
+        ):
             raise deny(name)
         if issubclass(obj, type) or name == "__slots__":
             raise deny(name)
@@ -355,8 +417,14 @@ def check_writable(obj: Any, name: str) -> None:
         if not is_own_class(obj):
             raise Denied(f"Forbidden to change class '{obj.__name__}': it is shared with other code.")
         return
-    if id(obj) in _SHARED or getattr(cls, "__manyhands_frozen__", False) or isinstance(obj, (types.ModuleType, *_CALLABLES)):
-        raise Denied(f"Forbidden to set attribute '{name}' of {cls.__name__} '{_name_of(obj)}': it is shared.")
+    if (
+        id(obj) in _SHARED
+        or getattr(cls, "__manyhands_frozen__", False)
+        or isinstance(obj, (types.ModuleType, *_CALLABLES))
+    ):
+        raise Denied(
+            f"Forbidden to set attribute '{name}' of {cls.__name__} '{_name_of(obj)}': it is shared."
+        )
     if name.startswith("_"):
         raise deny(name)
 
@@ -380,7 +448,7 @@ def remove(obj: Any, name: str) -> None:
 
 def get(obj: Any, name: str) -> Any:
     """``getattr`` for the code: any name."""
-    return getattr(obj, name) if policy.attribute_is_free(name) else read(obj, name)
+    return getattr(obj, name) if policy.attribute_is_free(name) and "$" not in name else read(obj, name)
 
 
 class Slot:
@@ -551,6 +619,12 @@ _SPECIAL: MappingProxyType[str, Getter] = MappingProxyType(
 )
 
 
+def _in_place(
+    check: Callable[[Any, Any], Any], operate: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any], Any]:
+    return lambda left, right: operate(check(left, right), right)
+
+
 def faded(obj: Any) -> str:
     """The text of an object whose code has ended: the one it had, if it was shown, or a plain one."""
     return f"<{type(obj).__name__} object>"
@@ -573,10 +647,10 @@ def guards() -> dict[str, Any]:
         "$lshift": shift,
         "$mul": multiply,
         "$mod": modulo,
-        "$pow=": lambda left, right: operator.ipow(_check_power(left, right), right),
-        "$lshift=": lambda left, right: operator.ilshift(_check_shift(left, right), right),
-        "$mul=": lambda left, right: operator.imul(_check_repeat(left, right), right),
-        "$mod=": lambda left, right: operator.imod(_check_percent(left, right), right),
+        "$pow=": _in_place(_check_power, operator.ipow),
+        "$lshift=": _in_place(_check_shift, operator.ilshift),
+        "$mul=": _in_place(_check_repeat, operator.imul),
+        "$mod=": _in_place(_check_percent, operator.imod),
         "$right": Right,
         "$spec": check_spec,
         "$faded": faded,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import builtins
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.executors.local.policy import MAX_ITEMS
 from manyhands.executors.local.switch import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Items between two checkpoints.
 _PIECE = 2048
@@ -55,7 +57,7 @@ def collected(value: Any) -> Any:
     if (kind is range and len_of_range(value) > MAX_ITEMS) or (kind is int and value > MAX_ITEMS):
         raise MemoryError(f"Refused: a collection of more than {MAX_ITEMS:,} items.")
     if isinstance(value, _Nested):
-        return interruptible(builtins.iter(value), MAX_ITEMS)  # type: ignore[arg-type]
+        return interruptible(value.__iter__(), MAX_ITEMS)
     return limited(value)
 
 
@@ -77,6 +79,9 @@ class _Nested:
     __slots__ = ()
     depth: int
 
+    def __iter__(self) -> Iterator[Any]:
+        return super().__iter__()  # type: ignore[misc, no-any-return]
+
 
 def _nested(base: Any) -> Any:
     """A subclass of the iterator type ``base`` that counts its nesting."""
@@ -87,7 +92,12 @@ def _nested(base: Any) -> Any:
         made.depth = depth
         return made
 
-    namespace = {"__new__": __new__, "__slots__": ("depth",), "__module__": base.__module__, "__doc__": base.__doc__}
+    namespace = {
+        "__new__": __new__,
+        "__slots__": ("depth",),
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+    }
     namespace["__manyhands_frozen__"] = True
     return type(base.__name__, (base, _Nested), namespace)
 
@@ -125,7 +135,15 @@ def iter(*args: Any) -> Any:
     return interruptible(made) if len(args) == 2 else made
 
 
-ENDLESS = ("count", "cycle", "repeat", "product", "permutations", "combinations", "combinations_with_replacement")
+ENDLESS = (
+    "count",
+    "cycle",
+    "repeat",
+    "product",
+    "permutations",
+    "combinations",
+    "combinations_with_replacement",
+)
 _LAZY = ("accumulate", "chain", "compress", "dropwhile", "filterfalse", "groupby", "islice", "starmap", "takewhile",
          "zip_longest", "pairwise")  # fmt: skip
 

@@ -7,8 +7,7 @@ import importlib.util
 import sys
 import threading
 import types
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_in_thread
 from manyhands.errors import InterpreterError
@@ -16,6 +15,9 @@ from manyhands.executors.local import guards
 from manyhands.executors.local.curated import CURATED, HIDDEN, SUBSTITUTES, TOOLBOX
 from manyhands.executors.local.policy import ImportPolicy
 from manyhands.executors.local.switch import wait_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 #: Modules that may always be imported.
 BASE_BUILTIN_MODULES = [
@@ -49,7 +51,9 @@ class ModuleView(types.ModuleType):
         raise guards.Denied(f"Forbidden to set attribute '{name}' of module '{self.__name__}': it is shared.")
 
     def __delattr__(self, name: str) -> None:
-        raise guards.Denied(f"Forbidden to delete attribute '{name}' of module '{self.__name__}': it is shared.")
+        raise guards.Denied(
+            f"Forbidden to delete attribute '{name}' of module '{self.__name__}': it is shared."
+        )
 
     def __dir__(self) -> list[str]:
         own = object.__getattribute__(self, "__dict__")
@@ -107,8 +111,10 @@ class Modules:
         return self._view(real, name)
 
     def _may_import(self, name: str) -> bool:
-        return name in TOOLBOX or self.policy.allows(name) or any(
-            entry.startswith(name + ".") for entry in self.authorized
+        return (
+            name in TOOLBOX
+            or self.policy.allows(name)
+            or any(entry.startswith(name + ".") for entry in self.authorized)
         )
 
     def member(self, module: str, name: str) -> Any:

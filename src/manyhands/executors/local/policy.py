@@ -9,6 +9,12 @@ from __future__ import annotations
 import keyword
 from dataclasses import dataclass
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of ``text``: a readable way to write a long list of names."""
+    return frozenset(text.split())
+
+
 #: Marks classes that the agent's code made. The dollar sign cannot be written in Python source.
 OWN_MARK = "$own"
 
@@ -20,20 +26,23 @@ MAX_FORMAT_WIDTH = 1_000_000
 MAX_SOURCE = 1_000_000
 
 #: Double-underscore names that lead nowhere on any object: operators, protocols, plain texts.
-PLAIN_DUNDERS = frozenset(
+PLAIN_DUNDERS = words(
     """
-    __init__ __name__ __qualname__ __doc__ __class__ __module__ __call__ __len__ __length_hint__ __iter__ __next__
-    __reversed__ __contains__ __getitem__ __setitem__ __delitem__ __missing__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__
-    __hash__ __bool__ __str__ __repr__ __bytes__ __int__ __float__ __complex__ __index__ __round__ __trunc__
-    __floor__ __ceil__ __abs__ __neg__ __pos__ __invert__ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__
-    __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __floordiv__ __rfloordiv__ __ifloordiv__ __mod__ __rmod__
-    __imod__ __divmod__ __rdivmod__ __pow__ __rpow__ __ipow__ __matmul__ __rmatmul__ __imatmul__ __and__ __rand__
-    __iand__ __or__ __ror__ __ior__ __xor__ __rxor__ __ixor__ __lshift__ __rlshift__ __ilshift__ __rshift__ __rrshift__
-    __irshift__ __enter__ __exit__ __aenter__ __aexit__ __aiter__ __anext__ __await__ __post_init__ __copy__
-    __deepcopy__ __init_subclass__ __set_name__ __class_getitem__ __fspath__ __sizeof__ __notes__ __cause__
-    __suppress_context__ __members__ __version__ __format__ __slots__ __members__ __dataclass_params__
-    __isabstractmethod__ __array__ __origin__ __args__ __value__ __metadata__ __match_args__ __all__ __author__
-    """.split()
+        __init__ __name__ __qualname__ __doc__ __class__ __module__ __call__ __len__ __length_hint__
+        __iter__ __next__ __reversed__ __contains__ __getitem__ __setitem__ __delitem__ __missing__
+        __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __bool__ __str__ __repr__ __bytes__
+        __int__ __float__ __complex__ __index__ __round__ __trunc__ __floor__ __ceil__ __abs__
+        __neg__ __pos__ __invert__ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__
+        __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __floordiv__ __rfloordiv__
+        __ifloordiv__ __mod__ __rmod__ __imod__ __divmod__ __rdivmod__ __pow__ __rpow__ __ipow__
+        __matmul__ __rmatmul__ __imatmul__ __and__ __rand__ __iand__ __or__ __ror__ __ior__ __xor__
+        __rxor__ __ixor__ __lshift__ __rlshift__ __ilshift__ __rshift__ __rrshift__ __irshift__
+        __enter__ __exit__ __aenter__ __aexit__ __aiter__ __anext__ __await__ __post_init__ __copy__
+        __deepcopy__ __init_subclass__ __set_name__ __class_getitem__ __fspath__ __sizeof__
+        __notes__ __cause__ __suppress_context__ __members__ __version__ __format__ __slots__
+        __members__ __dataclass_params__ __isabstractmethod__ __array__ __origin__ __args__
+        __value__ __metadata__ __match_args__ __all__ __author__
+        """
 )
 
 #: Those of them whose C form does work that has to be bounded, or that reach further: the guard looks at the object.
@@ -44,20 +53,24 @@ _GUARDED_PLAIN = frozenset({"__mul__", "__rmul__", "__imul__", "__pow__", "__rpo
 FREE_DUNDERS = PLAIN_DUNDERS - _GUARDED_PLAIN
 
 #: Names without underscore that lead to frames, code and other inner parts of CPython objects.
-INNER_NAMES = frozenset(
+INNER_NAMES = words(
     """
-    gi_frame gi_code gi_yieldfrom gi_running gi_suspended cr_frame cr_code cr_await cr_origin cr_running cr_suspended
-    ag_frame ag_code ag_await ag_running ag_suspended tb_frame tb_next tb_lasti tb_lineno
-    f_back f_builtins f_code f_globals f_lasti f_lineno f_locals f_trace f_trace_lines f_trace_opcodes f_generator clear
-    co_code co_consts co_names co_varnames co_freevars co_cellvars co_filename co_name co_qualname co_positions co_lines
-    co_flags co_argcount co_firstlineno co_linetable co_exceptiontable co_nlocals co_stacksize
-    func_globals func_code func_closure func_defaults
-    """.split()
+        gi_frame gi_code gi_yieldfrom gi_running gi_suspended cr_frame cr_code cr_await cr_origin
+        cr_running cr_suspended ag_frame ag_code ag_await ag_running ag_suspended tb_frame tb_next
+        tb_lasti tb_lineno f_back f_builtins f_code f_globals f_lasti f_lineno f_locals f_trace
+        f_trace_lines f_trace_opcodes f_generator clear co_code co_consts co_names co_varnames
+        co_freevars co_cellvars co_filename co_name co_qualname co_positions co_lines co_flags
+        co_argcount co_firstlineno co_linetable co_exceptiontable co_nlocals co_stacksize
+        func_globals func_code func_closure func_defaults
+        """
 ) - {"clear"}
 
 #: Names whose meaning depends on what they are read from; their guard answers with a bounded twin for str, int, ...
-BOUNDED_NAMES = frozenset(
-    "format format_map mro obj zfill ljust rjust center expandtabs to_bytes register with_traceback translate".split()
+BOUNDED_NAMES = words(
+    """
+        format format_map mro obj zfill ljust rjust center expandtabs to_bytes register
+        with_traceback translate
+        """
 )
 
 #: Attribute reads that go through the guard although they carry no underscore.
@@ -67,21 +80,32 @@ GUARDED_NAMES = INNER_NAMES | BOUNDED_NAMES
 DEFINABLE = (
     PLAIN_DUNDERS
     - {"__class__", "__notes__", "__cause__", "__suppress_context__", "__value__", "__dataclass_params__"}
-) | frozenset(
+) | words(
     """
-    __new__ __del__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__ __get__ __set__ __delete__ __prepare__
-    __instancecheck__ __subclasscheck__ __slots__ __annotations_cache__ __reduce__ __getstate__ __setstate__
-    __array_ufunc__ __array_priority__ __hash__ __or__ __replace__ __contains__ __getnewargs__ __version__ __author__
-    """.split()
+        __new__ __del__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__ __get__ __set__
+        __delete__ __prepare__ __instancecheck__ __subclasscheck__ __slots__ __annotations_cache__
+        __reduce__ __getstate__ __setstate__ __array_ufunc__ __array_priority__ __hash__ __or__
+        __replace__ __contains__ __getnewargs__ __version__ __author__
+        """
 ) - {"__annotations_cache__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__"}
 
 #: Names with double underscores that may be used as variables.
-DUNDER_VARIABLES = frozenset({"__name__", "__class__", "__debug__", "__doc__", "__version__", "__author__", "__all__"})
+DUNDER_VARIABLES = frozenset(
+    {"__name__", "__class__", "__debug__", "__doc__", "__version__", "__author__", "__all__"}
+)
 
 #: On a metaclass these would let a pattern or ``isinstance`` read attributes of foreign objects.
 FORBIDDEN_ON_METACLASS = frozenset(
-    {"__getattribute__", "__getattr__", "__instancecheck__", "__subclasscheck__", "__match_args__", "__prepare__",
-     "__subclasshook__", "__call__"}  # fmt: skip
+    {
+        "__getattribute__",
+        "__getattr__",
+        "__instancecheck__",
+        "__subclasscheck__",
+        "__match_args__",
+        "__prepare__",
+        "__subclasshook__",
+        "__call__",
+    }  # fmt: skip
 ) - {"__call__"}
 
 #: Private names of named tuples, enums and ctypes-free data classes that are public by their documentation.
@@ -90,16 +114,24 @@ DOCUMENTED_PRIVATE = frozenset(
 )
 
 #: Callables that consume a whole iterable in one C call: their arguments are watched.
-CONSUMERS = frozenset(
-    "list tuple set frozenset dict sum min max any all sorted bytes bytearray deque Counter reduce fsum prod "
-    "OrderedDict mean median mode stdev variance fmean".split()
+CONSUMERS = words(
+    """
+        list tuple set frozenset dict sum min max any all sorted bytes bytearray deque Counter
+        reduce fsum prod OrderedDict mean median mode stdev variance fmean
+        """
 )
 #: Those of them that keep nothing.
-REDUCERS = frozenset("sum min max any all reduce fsum prod mean median mode stdev variance fmean deque".split())
-CONSUMER_METHODS = frozenset(
-    "extend update join fromkeys extendleft union intersection difference symmetric_difference "
-    "difference_update intersection_update symmetric_difference_update issubset issuperset isdisjoint "
-    "writelines".split()
+REDUCERS = words(
+    """
+        sum min max any all reduce fsum prod mean median mode stdev variance fmean deque
+        """
+)
+CONSUMER_METHODS = words(
+    """
+        extend update join fromkeys extendleft union intersection difference symmetric_difference
+        difference_update intersection_update symmetric_difference_update issubset issuperset
+        isdisjoint writelines
+        """
 )
 
 

@@ -13,13 +13,15 @@ which lets CPython use its cached lookups at top level, where agents write most 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.executors.local import policy
 from manyhands.executors.local.concurrency import TaskNames, is_gatherer
 from manyhands.executors.local.formatting import has_wide_number, is_plain_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 DUE = "$due"
 TICK = "$tick"
@@ -29,10 +31,13 @@ RESULT = "$result"
 _LOCATION = ("lineno", "col_offset", "end_lineno", "end_col_offset")
 _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.SetComp, ast.DictComp,
              ast.GeneratorExp, ast.JoinedStr)  # fmt: skip
+_MATCH_SELF = frozenset(
+    ["bool", "bytearray", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"]
+)
 _REPEATABLE = (ast.List, ast.Tuple, ast.ListComp, ast.JoinedStr)
 
 
-class Forbidden(Exception):  # noqa: N818 - control flow between the rewrite and the executor
+class Forbidden(Exception):
     """The code asks for something that is not allowed; knows the node."""
 
     def __init__(self, message: str, node: ast.AST | None = None) -> None:
@@ -69,7 +74,7 @@ class Rewriter:
         self.stored: set[str] = set()
         self.needs_async = False
         self.future_annotations = False
-        self._at: dict[str, Any] = {}
+        self._checked: list[ast.stmt] = []
 
     # --- helpers -------------------------------------------------------------------------------
 
@@ -125,7 +130,9 @@ class Rewriter:
         scope = self.scope
         if scope.kind == "module" or name in scope.globals:
             if name in self.tools:
-                raise Forbidden(f"Cannot assign to name '{name}': doing this would erase the existing tool!", node)
+                raise Forbidden(
+                    f"Cannot assign to name '{name}': doing this would erase the existing tool!", node
+                )
             if scope.kind == "module":
                 self.module_names.add(name)
 
@@ -137,7 +144,7 @@ class Rewriter:
     def call(self, name: str, node: ast.AST, *args: ast.expr) -> ast.Call:
         return ast.Call(self.load(name, node), list(args), [], **where(node))
 
-    def text(self, value: object, node: ast.AST) -> ast.Constant:
+    def text(self, value: str | bool | None, node: ast.AST) -> ast.Constant:
         return ast.Constant(value, **where(node))
 
     def checkpoint(self, node: ast.AST) -> ast.stmt:
@@ -398,9 +405,13 @@ class Rewriter:
         if name in ("locals", "vars", "dir") and not node.args:
             return self.call("$names", node, self.call("$locals", node), self.text(name, node))
         in_function = any(scope.kind == "function" for scope in self.scopes)
+        if name == "type" and len(node.args) > 1:
+            return ast.Call(self.load("$maketype", node), self.visits(node.args), [], **where(node))
         if name in ("eval", "exec") and len(node.args) == 1 and in_function:
             here = self.call("$names", node, self.call("$locals", node), self.text("locals", node))
-            return ast.Call(node.func, [self.visit(node.args[0]), self.text(None, node), here], [], **where(node))
+            return ast.Call(
+                node.func, [self.visit(node.args[0]), self.text(None, node), here], [], **where(node)
+            )
         return None
 
     def _deferred(self, node: ast.expr) -> ast.expr:
@@ -502,7 +513,9 @@ class Rewriter:
         for alias in node.names:
             name = alias.asname or alias.name.split(".")[0]
             leaf = self.text(alias.asname is not None, node)
-            new.append(self._assign(name, self.call("$import", node, self.text(alias.name, node), leaf), node))
+            new.append(
+                self._assign(name, self.call("$import", node, self.text(alias.name, node), leaf), node)
+            )
         return new
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.stmt]:
@@ -527,7 +540,9 @@ class Rewriter:
         if name not in self.tools:
             self.bind(name, node)
         else:
-            raise Forbidden(f"Cannot assign to name '{name}': doing this would erase the existing tool!", node)
+            raise Forbidden(
+                f"Cannot assign to name '{name}': doing this would erase the existing tool!", node
+            )
         return ast.Assign([target], value, **where(node))
 
     # --- compound statements -------------------------------------------------------------------
@@ -585,12 +600,31 @@ class Rewriter:
 
     # --- match ---------------------------------------------------------------------------------
 
-    def visit_Match(self, node: ast.Match) -> ast.stmt:
+    def visit_Match(self, node: ast.Match) -> list[ast.stmt]:
+        """Classes in patterns with positional parts are looked at first: the pattern will read what they name."""
         subject = self.visit(node.subject)
-        cases = [
-            ast.match_case(self.visit(c.pattern), self.maybe(c.guard), self.body(c.body)) for c in node.cases
-        ]
-        return ast.Match(subject, cases, **where(node))
+        before: list[ast.stmt] = []
+        outer, self._checked = self._checked, before
+        cases = []
+        for case in node.cases:
+            pattern = self.visit(case.pattern)
+            self._checked = outer
+            cases.append(ast.match_case(pattern, self.maybe(case.guard), self.body(case.body)))
+            self._checked = before
+        self._checked = outer
+        return [*before, ast.Match(subject, cases, **where(node))]
+
+    def _checked_class(self, cls: ast.expr, node: ast.AST) -> ast.expr:
+        """A name of its own for the class of a pattern, bound before the ``match``."""
+        at = where(node)
+        name = f"$class{len(self._checked)}_{at['lineno']}"
+        empty = ast.arguments([], [], None, [], [], None, [])
+        found = cls if self.scope.kind == "class" else ast.Lambda(empty, cls, **at)
+        if self.scope.kind == "module":
+            self.module_names.add(name)
+        value = self.call("$matchable", node, found)
+        self._checked.append(ast.Assign([ast.Name(name, ast.Store(), **at)], value, **at))
+        return ast.Name(name, ast.Load(), **at)
 
     def _pattern_value(self, node: ast.expr) -> ast.expr:
         """A dotted name or literal in a pattern: it has to stay an attribute, so only harmless names may be in it."""
@@ -624,7 +658,12 @@ class Rewriter:
             if name.startswith("_") or name in policy.INNER_NAMES or name in ("format", "format_map", "mro"):
                 raise Forbidden(f"Forbidden access to attribute in a pattern: {name}", node)
         patterns, keywords = self.visits(node.patterns), self.visits(node.kwd_patterns)
-        return ast.MatchClass(self._pattern_value(node.cls), patterns, node.kwd_attrs, keywords, **where(node))
+        cls = self._pattern_value(node.cls)
+        if patterns and not (
+            isinstance(cls, ast.Name) and cls.id in _MATCH_SELF and cls.id not in self.stored
+        ):
+            cls = self._checked_class(cls, node)
+        return ast.MatchClass(cls, patterns, node.kwd_attrs, keywords, **where(node))
 
     def visit_MatchStar(self, node: ast.MatchStar) -> ast.pattern:
         self.bind(node.name, node)
@@ -779,7 +818,11 @@ def where(node: ast.AST) -> dict[str, Any]:
 def bounded_operator(op: ast.operator, left: ast.expr, right: ast.expr) -> str | None:
     """The guard that an operation needs so that one of them cannot take forever; None when it needs none."""
     if isinstance(op, ast.Pow):
-        small = isinstance(right, ast.Constant) and type(right.value) in (int, float) and abs(right.value) <= 4
+        small = (
+            isinstance(right, ast.Constant)
+            and isinstance(right.value, (int, float))
+            and abs(right.value) <= 4
+        )
         return None if small else "$pow"
     if isinstance(op, ast.LShift):
         return "$lshift"
@@ -848,7 +891,11 @@ def _all_arguments(args: ast.arguments) -> list[ast.arg]:
 
 def _split_docstring(body: list[ast.stmt]) -> tuple[list[ast.stmt], list[ast.stmt]]:
     first = body[0] if body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+    if (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    ):
         return [first], body[1:]
     return [], body
 

@@ -21,7 +21,6 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ from greenlet import getcurrent, greenlet
 from manyhands.executors.local.rewrite import DUE
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from manyhands.executors.local.output import Output
 
 #: Length of a slice, in seconds. The interpreter hands over its lock up to 5 ms later.
@@ -108,7 +109,9 @@ class Step:
         session: What outlives the step: the executor's own objects.
     """
 
-    def __init__(self, namespace: dict[str, Any], output: Output, seconds: float | None, session: Any) -> None:
+    def __init__(
+        self, namespace: dict[str, Any], output: Output, seconds: float | None, session: Any
+    ) -> None:
         self.namespace = namespace
         self.output = output
         self.seconds = seconds
@@ -154,14 +157,14 @@ class Step:
         else:
             self.halt(TimeUp)
 
-    def halt(self, reason: type[Stop]) -> None:
-        """Let every strand end at its next checkpoint, and wake those that wait."""
+    def halt(self, reason: type[Stop], besides: Strand | None = None) -> None:
+        """Let every strand end at its next checkpoint, and wake those that wait, ``besides`` excepted."""
         if self.stop is None:
             self.stop = reason
         self.namespace[DUE] = True
         current = getcurrent()
         for strand in list(self.strands):
-            if strand is not current:
+            if strand is not current and strand is not besides:
                 strand.interrupt()
 
     def close(self) -> None:
@@ -238,7 +241,7 @@ def tick() -> bool:
         if step.remaining() <= 0:
             step.halt(TimeUp)
             raise TimeUp
-        strand.parent.switch(_YIELD)
+        _parent(strand).switch(_YIELD)
         if step.stop is not None:
             raise step.stop
     return True
@@ -286,10 +289,17 @@ def sleep(seconds: float) -> None:
 
 
 def _switch(strand: Strand, request: object) -> Any:
-    value = strand.parent.switch(request)
+    value = _parent(strand).switch(request)
     if strand.step.stop is not None:
         raise strand.step.stop
     return value
+
+
+def _parent(strand: Strand) -> greenlet:
+    parent = strand.parent
+    if parent is None:
+        raise OutsideError
+    return parent
 
 
 def _wake(future: asyncio.Future[Any]) -> None:
@@ -375,7 +385,7 @@ def _unwind(strand: Strand) -> None:
     """Throw the end into a strand until it is gone; each brake and checkpoint helps."""
     step = strand.step
     if strand.main:
-        step.halt(Ended)  # the main strand: the whole step ends with it
+        step.halt(Ended, besides=strand)  # the main strand: the whole step ends with it
     for _ in range(100):
         if not strand or strand.dead:
             return

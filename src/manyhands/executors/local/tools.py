@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_user
 from manyhands.executors.local import explain
 from manyhands.executors.local.switch import Finished, Step, Stop, current_step, wait_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FINAL_ANSWER = "final_answer"
 
