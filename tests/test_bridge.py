@@ -396,6 +396,10 @@ def test_a_process_that_looked_up_a_name_ends_without_a_word() -> None:
         asyncio.run(nested())
     """
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)], check=True, timeout=30, capture_output=True, text=True
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)],
+        check=True,
+        timeout=30,
+        capture_output=True,
+        text=True,
     )
     assert (done.stdout, done.stderr) == ("", "")

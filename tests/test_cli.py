@@ -67,7 +67,7 @@ def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        sys.stderr.write(process.communicate()[1])  # shown where a test fails
 
 
 def line_with(stream: IO[str] | None, words: str) -> str:
@@ -331,7 +331,8 @@ def _read_until(terminal: int, words: str) -> str:
 def test_elsewhere_there_are_lines_of_progress(tmp_path: Path) -> None:
     gate = Gate()
     with SimulatedProvider(policy=gate) as provider:
-        with started(map_words(provider, tasks_file(tmp_path, 3), tmp_path / "r.jsonl")) as process:
+        words = map_words(provider, tasks_file(tmp_path, 3), tmp_path / "r.jsonl")
+        with started(words) as process:
             assert "0 of 3 done; 3 in flight (model 3); 0.0/s" in line_with(process.stdout, "in flight")
             gate.open()
             assert process.wait(30) == 0
@@ -415,40 +416,28 @@ def test_the_demo_computes_and_compares(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("line", "said"),
     [
-        (["map", "none.jsonl", "-o", "r.jsonl"], "There is no file none.jsonl to read tasks from."),
-        (["map", ".", "-o", "r.jsonl"], "is a folder"),
-        (["map", "t.txt", "-o", "t.txt"], "t.txt holds the tasks; name another file for the results."),
-        (["map", "t.txt", "-o", "r.jsonl"], "Which model? Give --model NAME, or --model simulated"),
-        (["map", "t.txt", "-o", "no/r.jsonl"], "There is no folder no to write r.jsonl to."),
-        (["map", "t.csv", "-o", "r.jsonl", "--model", "simulated"], 'no column "task"'),
-        (
-            ["map", "t.txt", "-o", "r.jsonl", "--model", "simulated", "--template", "{"],
-            "template cannot be read",
-        ),
-        (
-            ["run", "x", "--model", "simulated", "--tools", "none.py"],
-            "There is no file none.py to take tools from.",
-        ),
-        (["run", "x", "--model", "simulated", "--tools", "t.py"], "t.py holds no tools"),
-        (["run", "x", "--model", "simulated", "--tools", "bad.py"], "cannot be imported: ZeroDivisionError"),
-        (
-            ["run", "x", "--model", "simulated", "--tools", "json:nothing"],
-            "There is no 'nothing' in the module json.",
-        ),
-        (["run", "x", "--model", "simulated", "--tools", "finl_answer"], "final_answer"),
-        (["run", "x", "--model", "simulated", "--latency", "soon"], "Cannot read latency 'soon'"),
-        (
-            ["run", "x", "--model", "simulated", "--agent", "tools", "--imports", "re"],
-            "--imports is for agents",
-        ),
-        (["simulate", "--faults", "418=2"], "The rate of fault '418' is 2"),
-        (["demo", "--examples", "none"], "There are no examples in none"),
+        ("map none.jsonl -o r.jsonl", "There is no file none.jsonl to read tasks from."),
+        ("map . -o r.jsonl", "is a folder"),
+        ("map t.txt -o t.txt", "t.txt holds the tasks; name another file for the results."),
+        ("map t.txt -o r.jsonl", "Which model? Give --model NAME, or --model simulated"),
+        ("map t.txt -o no/r.jsonl", "There is no folder no to write r.jsonl to."),
+        ("map t.csv -o r.jsonl --model simulated", 'no column "task"'),
+        ("map t.txt -o r.jsonl --model simulated --template {", "template cannot be read"),
+        ("run x --model simulated --tools none.py", "There is no file none.py to take tools from."),
+        ("run x --model simulated --tools t.py", "t.py holds no tools"),
+        ("run x --model simulated --tools bad.py", "cannot be imported: ZeroDivisionError"),
+        ("run x --model simulated --tools json:no", "There is no 'no' in the module json."),
+        ("run x --model simulated --tools finl_answer", "final_answer"),
+        ("run x --model simulated --latency soon", "Cannot read latency 'soon'"),
+        ("run x --model simulated --agent tools --imports re", "--imports is for agents"),
+        ("simulate --faults 418=2", "The rate of fault '418' is 2"),
+        ("demo --examples none", "There are no examples in none"),
     ],
 )
 def test_bad_usage_is_one_clear_sentence(
-    words: list[str],
+    line: str,
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -460,10 +449,10 @@ def test_bad_usage_is_one_clear_sentence(
     (tmp_path / "t.csv").write_text("question\nWhat?\n")
     (tmp_path / "t.py").write_text("x = 1\n")
     (tmp_path / "bad.py").write_text("1 / 0\n")
-    assert main(words) == 2
+    assert main(line.split()) == 2
     complaint = capsys.readouterr().err
     assert said in complaint
-    assert complaint.startswith(f"manyhands {words[0]}: ")
+    assert complaint.startswith(f"manyhands {line.split()[0]}: ")
     assert "Traceback" not in complaint
 
 

@@ -124,7 +124,9 @@ async def test_a_forbidden_import_says_what_is_allowed() -> None:
 
 
 async def test_imports_can_be_authorized() -> None:
-    agent = agent_of(code("import json\nfinal_answer(json.dumps([1]))"), additional_authorized_imports=["json"])
+    agent = agent_of(
+        code("import json\nfinal_answer(json.dumps([1]))"), additional_authorized_imports=["json"]
+    )
     assert await agent.arun("go") == "[1]"
     assert "json" in agent.system_prompt
 

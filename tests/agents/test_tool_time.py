@@ -58,7 +58,10 @@ async def endless() -> str:
 
 
 async def test_an_async_tool_that_is_too_slow_is_cancelled_and_the_run_goes_on() -> None:
-    assert await first_output(agent_of([endless], calls(("endless", {})), final(1), tool_timeout=0.05)) == TIMED_OUT
+    assert (
+        await first_output(agent_of([endless], calls(("endless", {})), final(1), tool_timeout=0.05))
+        == TIMED_OUT
+    )
 
 
 async def test_a_sync_tool_that_is_too_slow_is_left_alone_counted_and_reported(
@@ -117,7 +120,9 @@ async def test_hung_tools_take_no_place_from_later_calls() -> None:
         return "quick"
 
     hanging = calls(*[("hang", {})] * 4)
-    run = agent_of([door.tool(), quick], hanging, calls(("quick", {})), final(1), tool_timeout=0.05).arun("go")
+    run = agent_of([door.tool(), quick], hanging, calls(("quick", {})), final(1), tool_timeout=0.05).arun(
+        "go"
+    )
     await run
     assert run.memory.steps[2].tool_outputs[0].output == "quick"  # type: ignore[attr-defined]
     door.release.set()
@@ -179,7 +184,11 @@ def test_a_hung_tool_does_not_delay_the_end_of_the_process() -> None:
         print(agent.run("go"))
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30, capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(script)],
+        check=True,
+        timeout=30,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.splitlines()[-1] == "1"
 

@@ -125,7 +125,9 @@ def test_acquire_sync_on_a_running_loop_says_what_to_do() -> None:
 
 
 def test_a_slow_tool_is_given_up_at_its_limit() -> None:
-    shown = shown_by("tool_timeout")
+    finished = run_example("tool_timeout")
+    shown = finished.stdout
+    assert "get_slow_weather of agent Hasty timed out" in finished.stderr
     assert "Sunny in Tokyo, 22 degrees" in shown
     assert "Tool timed out after 0.5s" in shown
     assert "five seconds ago" not in shown

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from tests.examples.running import serving
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NUMBERS = range(20)
+
+
+@pytest.fixture(scope="module")
+def fastapi() -> Iterator[str]:
+    with serving("fastapi_server") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def aiohttp_web() -> Iterator[str]:
+    with serving("aiohttp_server") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def starlette() -> Iterator[str]:
+    with serving("starlette_server") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def fastapi_with_limit() -> Iterator[str]:
+    with serving("fastapi_concurrency") as address:
+        yield address
 
 
 async def asked(url: str, **request: object) -> object:
@@ -23,47 +51,44 @@ async def asked(url: str, **request: object) -> object:
 
 
 @pytest.mark.parametrize("path", ["/run-agent", "/run-shared-agent"])
-async def test_fastapi_answers_each_request_with_its_own_result(path: str) -> None:
-    with serving("fastapi_server") as address:
-        questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
-        answers = await asyncio.gather(*[asked(address + path, params=question) for question in questions])
+async def test_fastapi_answers_each_request_with_its_own_result(fastapi: str, path: str) -> None:
+    questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
+    answers = await asyncio.gather(*[asked(fastapi + path, params=question) for question in questions])
     assert answers == [{"result": number * 7} for number in NUMBERS]
 
 
 @pytest.mark.parametrize("path", ["/run-agent", "/run-shared-agent"])
-async def test_aiohttp_answers_each_request_with_its_own_result(path: str) -> None:
-    with serving("aiohttp_server") as address:
-        questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
-        answers = await asyncio.gather(*[asked(address + path, json=question) for question in questions])
+async def test_aiohttp_answers_each_request_with_its_own_result(aiohttp_web: str, path: str) -> None:
+    questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
+    answers = await asyncio.gather(*[asked(aiohttp_web + path, json=question) for question in questions])
     assert answers == [{"result": number * 7} for number in NUMBERS]
 
 
 @pytest.mark.parametrize("path", ["/run-agent", "/run-agent-in-thread"])
-async def test_starlette_answers_awaited_and_from_threads(path: str) -> None:
-    with serving("starlette_server") as address:
-        questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
-        answers = await asyncio.gather(*[asked(address + path, json=question) for question in questions])
+async def test_starlette_answers_awaited_and_from_threads(starlette: str, path: str) -> None:
+    questions = [{"task": f"What is {number} * 7?"} for number in NUMBERS]
+    answers = await asyncio.gather(*[asked(starlette + path, json=question) for question in questions])
     assert answers == [{"result": number * 7} for number in NUMBERS]
 
 
-async def test_starlette_streams_the_events_of_a_run() -> None:
-    with serving("starlette_server") as address:
-        async with aiohttp.ClientSession() as session:
-            question = {"task": "What is 2 + 2?"}
-            async with session.post(f"{address}/stream", json=question) as response:
-                events = [json.loads(line) async for line in response.content]
+async def test_starlette_streams_the_events_of_a_run(starlette: str) -> None:
+    question = {"task": "What is 2 + 2?"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{starlette}/stream", json=question) as response,
+    ):
+        events = [json.loads(line) async for line in response.content]
     assert [event["event"] for event in events][:2] == ["ToolCall", "ActionOutput"]
     assert events[-1] == {"event": "FinalAnswerStep", "output": 4}
 
 
-async def test_a_fastapi_route_lets_five_work_at_once() -> None:
-    with serving("fastapi_concurrency") as address:
-        chats = [asked(f"{address}/chat", params={"message": "Hello"}) for _ in NUMBERS]
-        answers = await asyncio.gather(*chats)
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{address}/most-at-once") as response,
-        ):
-            most = await response.json()
+async def test_a_fastapi_route_lets_five_work_at_once(fastapi_with_limit: str) -> None:
+    chats = [asked(f"{fastapi_with_limit}/chat", params={"message": "Hello"}) for _ in NUMBERS]
+    answers = await asyncio.gather(*chats)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{fastapi_with_limit}/most-at-once") as response,
+    ):
+        most = await response.json()
     assert len(answers) == len(NUMBERS)
     assert most == {"most": 5}

@@ -102,7 +102,7 @@ def test_a_limit_that_is_no_whole_number_is_refused(limit: Any) -> None:
 
 
 @pytest.mark.parametrize(("timeout", "error"), [("1", TypeError), (True, TypeError), (-1, ValueError)])
-async def test_a_timeout_that_makes_no_sense_is_refused(timeout: Any, error: type[Exception]) -> None:
+async def test_a_timeout_that_makes_no_sense_is_refused(timeout: Any, error: type[Exception]) -> None:  # noqa: ASYNC109
     with pytest.raises(error):
         await CapacityLimiter(1).acquire(timeout)
 

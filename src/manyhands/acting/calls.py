@@ -47,6 +47,12 @@ async def call_tool(run: Run, call: ToolCall, tool: Tool, *args: Any, **kwargs: 
 
 
 async def _work(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if tool.care is None:
+        return await _attempt(run, tool, args, kwargs)
+    return await tool.care.call(f"Tool '{tool.name}'", lambda: _attempt(run, tool, args, kwargs))
+
+
+async def _attempt(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     seconds = run.agent.tool_timeout if tool.timeout is None else tool.timeout
     if tool.is_async:
         if seconds is None or tool.keeps_own_time:

@@ -115,10 +115,10 @@ class Bucket:
 
 
 class Ramp:
-    """Lets calls out one by one after a refusal: half as fast as before at first, then faster.
+    """Lets calls out one by one after a refusal: half as fast as before, then faster along a cubic curve.
 
-    The pace doubles within ten seconds, but stops just below where the refusal came, and feels its way
-    up from there.
+    The pace comes back quickly at first, lingers where the refusal came, and if none comes there again,
+    leaves it ever more quickly: after a minute and a half the refusal is forgotten.
 
     Args:
         refused_at: Calls a second when the provider refused.
@@ -127,9 +127,8 @@ class Ramp:
 
     __slots__ = ("began", "next", "refused_at")
 
-    _DOUBLING = 10.0
-    _CAREFUL_FROM = 0.9
-    _CAREFUL_PER_SECOND = 0.1 / MINUTE
+    _CUT = 0.5
+    _BACK_AFTER = 30.0
     _SLOWEST = 0.1
     _OVER = 4.0
 
@@ -141,11 +140,7 @@ class Ramp:
     def pace(self, now: float) -> float:
         """Return the calls a second that go out at this time."""
         elapsed = max(0.0, now - self.began)
-        if elapsed < self._DOUBLING:
-            share = min(self._CAREFUL_FROM, 0.5 * 2 ** (elapsed / self._DOUBLING))
-        else:
-            share = self._CAREFUL_FROM + (elapsed - self._DOUBLING) * self._CAREFUL_PER_SECOND
-        return self.refused_at * share
+        return self.refused_at * (1 + self._CUT * ((elapsed - self._BACK_AFTER) / self._BACK_AFTER) ** 3)
 
     def is_over(self, now: float, full: float) -> bool:
         """Return whether the pace has reached ``full`` calls a second, or long passed the refused one."""

@@ -13,7 +13,6 @@ let out slowly at first, then faster, because a thousand that go at once would b
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import threading
 import weakref
@@ -29,7 +28,8 @@ from manyhands.limits.waiting import checked_timeout, refuse_on_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-logger = logging.getLogger("manyhands.limits")
+# Share of the configured rate below which a refused load counts as light.
+_LIGHT = 0.1
 
 
 class Reservation:
@@ -231,8 +231,11 @@ class RateLimiter(Turnstile):
     def _refused_pace(self, now: float) -> float:
         if self._ramp is not None and not self._ramp.is_over(now, self._requests.rate):
             return self._ramp.pace(now)
+        # A refusal in a quiet time says little about how much is too much.
+        rate = self._requests.rate
+        least = max(1.0, rate * _LIGHT) if rate < math.inf else 1.0
         self._requests.advance(now)
-        return min(self._requests.rate, self._requests.used / MINUTE)
+        return min(rate, max(least, self._requests.used / MINUTE))
 
     def observe(self, headers: Mapping[str, str], reservation: Reservation | None = None) -> None:
         """Take in what a provider's headers say about its limits and what is left of them.

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     import ssl
@@ -121,6 +120,9 @@ def joined_url(base: str, path: str, query: Mapping[str, Any] | None = None) -> 
 
 def environment_proxy(url: str) -> str | None:
     """Return the proxy that the environment names for ``url``, heeding ``NO_PROXY``."""
+    # 30 ms, at the first call only.
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
     parts = urlsplit(url)
     proxies = getproxies_environment()
     if not proxies or proxy_bypass_environment(parts.hostname or "", proxies):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 from manyhands.messages import (
@@ -304,7 +304,7 @@ def _reply_call(call: Mapping[str, Any]) -> ChatMessageToolCall:
 
 def new_call_id() -> str:
     """Return an id for a tool call whose provider gave none."""
-    return f"call_{secrets.token_hex(12)}"
+    return f"call_{os.urandom(12).hex()}"
 
 
 def _old_call(message: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

@@ -17,7 +17,7 @@ from asyncio import events
 from typing import TYPE_CHECKING, Any, overload
 
 from manyhands._bridge import call_sync, is_async_callable, run_sync
-from manyhands.errors import ToolDefinitionError, UnknownToolError
+from manyhands.errors import ToolDefinitionError, UnknownToolError, check_seconds
 from manyhands.schema import (
     NO_DEFAULT,
     FunctionDescription,
@@ -34,6 +34,8 @@ from manyhands.tools.setup import Turn, set_up, set_up_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from manyhands.limits.tools import ToolCare
 
 
 class BaseTool(ABC):
@@ -78,6 +80,14 @@ class Tool(BaseTool):
         output_schema: JSON schema of a structured result, or ``None``.
         forward: The work. A sync one never runs on the event loop of async callers.
         is_initialized: Whether :meth:`setup` has been done.
+        timeout: Most seconds of a call by an agent; ``None`` leaves it to the agent's ``tool_timeout``.
+        max_concurrency: Most calls at once, by all agents together.
+        retries: How often a failed call is made again, after the errors in ``retry_on``, or after any if
+            the tool is ``idempotent``.
+        retry_on: Errors after which a call may be made again.
+        idempotent: Whether calling twice does no harm.
+        circuit_breaker: Failures in a row after which calls are refused for a minute, or a
+            :class:`~manyhands.limits.tools.CircuitBreaker`.
     """
 
     name: str
@@ -88,9 +98,15 @@ class Tool(BaseTool):
     forward: Callable[..., Any]
     skip_forward_signature_validation = False
     is_initialized = False
-    # Most seconds of a call; `None` leaves it to the agent. A tool that keeps its own time is never cut.
-    timeout: float | None = None
+    # A tool that keeps its own time is never cut.
     keeps_own_time = False
+    timeout: float | None = None
+    max_concurrency: int | None = None
+    retries: int = 0
+    retry_on: tuple[type[Exception], ...] | type[Exception] = ()
+    idempotent = False
+    circuit_breaker: Any = None
+    care: ToolCare | None = None
 
     # What a function said about itself; an attribute that is set later wins over it.
     _parameters: list[Parameter] | None = None
@@ -122,6 +138,20 @@ class Tool(BaseTool):
             check_forward(self)
         if getattr(self.setup, "__func__", None) is Tool.setup:
             self.is_initialized = True
+        check_seconds("timeout", self.timeout)
+        if self.max_concurrency or self.retries or self.circuit_breaker:
+            self.care = self._make_care()
+
+    def _make_care(self) -> ToolCare:
+        from manyhands.limits.tools import ToolCare
+
+        return ToolCare(
+            max_concurrency=self.max_concurrency,
+            retries=self.retries,
+            retry_on=self.retry_on,
+            idempotent=self.idempotent,
+            circuit_breaker=self.circuit_breaker,
+        )
 
     def _derive(self) -> None:
         """Fill in what the class does not say from its ``forward``."""
@@ -357,6 +387,12 @@ class FunctionTool(Tool):
         name: Name for the model; the function's own by default.
         description: Description for the model; the docstring's text by default.
         output_schema: JSON schema of a structured result; read from the return hint by default.
+        timeout: See :class:`Tool`.
+        max_concurrency: See :class:`Tool`.
+        retries: See :class:`Tool`.
+        retry_on: See :class:`Tool`.
+        idempotent: See :class:`Tool`.
+        circuit_breaker: See :class:`Tool`.
 
     Attributes:
         fn: The function itself.
@@ -369,7 +405,19 @@ class FunctionTool(Tool):
         name: str | None = None,
         description: str | None = None,
         output_schema: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        max_concurrency: int | None = None,
+        retries: int = 0,
+        retry_on: tuple[type[Exception], ...] | type[Exception] = (),
+        idempotent: bool = False,
+        circuit_breaker: Any = None,
     ) -> None:
+        self.timeout = timeout
+        self.max_concurrency = max_concurrency
+        self.retries = retries
+        self.retry_on = retry_on
+        self.idempotent = idempotent
+        self.circuit_breaker = circuit_breaker
         self.fn = self.forward = fn
         self.name = name or _function_name(fn)
         check_tool_name(self.name)
@@ -401,7 +449,16 @@ def tool(fn: Callable[..., Any], /) -> FunctionTool: ...
 
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, output_schema: dict[str, Any] | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    output_schema: dict[str, Any] | None = None,
+    timeout: float | None = None,
+    max_concurrency: int | None = None,
+    retries: int = 0,
+    retry_on: tuple[type[Exception], ...] | type[Exception] = (),
+    idempotent: bool = False,
+    circuit_breaker: Any = None,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -411,7 +468,8 @@ def tool(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     Args:
         fn: A sync or async function with type hints and a Google docstring that describes each
             argument under ``Args:``.
-        **options: Arguments of :class:`FunctionTool`: ``name``, ``description``, ``output_schema``.
+        **options: Arguments of :class:`FunctionTool`: ``name``, ``description``, ``output_schema``,
+            ``timeout``, ``max_concurrency``, ``retries``, ``retry_on``, ``idempotent``, ``circuit_breaker``.
 
     Returns:
         The tool; without ``fn`` a decorator that makes one.

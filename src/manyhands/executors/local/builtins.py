@@ -149,7 +149,7 @@ def _matchable(find: Any) -> Any:
     if type(names) is not tuple:
         raise TypeError(f"{cls.__name__}.__match_args__ must be a tuple (got {type(names).__name__})")
     for name in names:
-        if type(name) is not str or name.startswith("_") or name in policy.GUARDED_NAMES - {"obj"}:
+        if type(name) is not str or name.startswith("_") or name in policy.INNER_NAMES:
             raise guards.Denied(f"Forbidden access to attribute in a pattern: {str(name)[:80]}")
     return cls
 

@@ -137,6 +137,7 @@ class LocalPythonExecutor(PythonExecutor):
         self._names: frozenset[str] = frozenset()
         self._random: random.Random | None = None
         self._decimal: Any = None
+        self._numpy_random: Any = None
         self._busy = False
 
     def spawn(self) -> LocalPythonExecutor:
@@ -236,6 +237,15 @@ class LocalPythonExecutor(PythonExecutor):
         if self._random is None:
             self._random = random.Random()
         return self._random
+
+    @property
+    def numpy_random(self) -> Any:
+        """The random numbers of this run, as numpy makes them."""
+        if self._numpy_random is None:
+            import numpy
+
+            self._numpy_random = numpy.random.RandomState()
+        return self._numpy_random
 
     def own_decimal_context(self) -> None:
         """Give the run a decimal context of its own."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from manyhands.executors.local import policy
+from manyhands.executors.local import datalibs, policy
 from manyhands.executors.local.formatting import bound_format, bound_format_map, check_spec, has_wide_number
 from manyhands.executors.local.policy import words
 from manyhands.executors.local.switch import current_strand
@@ -386,6 +386,10 @@ def _read_module_name(obj: Any, name: str) -> Any:
     return getattr(obj, name)
 
 
+def _read_datalib(obj: Any, name: str) -> Any:
+    return datalibs.method(obj, name, Denied)
+
+
 def _read_with_traceback(obj: Any, name: str) -> Any:
     if isinstance(obj, BaseException):
         return lambda traceback=None: obj
@@ -615,6 +619,7 @@ _SPECIAL: MappingProxyType[str, Getter] = MappingProxyType(
         "with_traceback": _read_with_traceback,
         **dict.fromkeys(("zfill", "ljust", "rjust", "center", "expandtabs", "to_bytes"), _read_bounded),
         **dict.fromkeys(_OPERATORS, _read_operator),
+        **dict.fromkeys(policy.DATALIB_NAMES, _read_datalib),
     }
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_in_thread
 from manyhands.errors import InterpreterError
-from manyhands.executors.local import guards
+from manyhands.executors.local import datalibs, guards
 from manyhands.executors.local.curated import CURATED, HIDDEN, SUBSTITUTES, TOOLBOX
 from manyhands.executors.local.policy import ImportPolicy
 from manyhands.executors.local.switch import wait_tool
@@ -179,6 +179,8 @@ class Modules:
     def _shown(self, real: types.ModuleType, name: str, value: Any) -> tuple[Any, bool]:
         if isinstance(value, types.ModuleType):
             return self._submodule(real, name, value), True
+        if real.__name__.partition(".")[0] in ("numpy", "pandas"):
+            value = datalibs.member(real.__name__, name, value)
         try:
             value = SUBSTITUTES.get(value, value)
         except TypeError:  # not hashable

@@ -73,8 +73,16 @@ BOUNDED_NAMES = words(
         """
 )
 
+#: Methods of numpy and pandas that reach files, or evaluate texts.
+DATALIB_NAMES = words(
+    """
+    tofile dump to_pickle to_hdf to_sql to_parquet to_feather to_stata to_excel to_orc to_gbq to_clipboard
+    to_csv to_json to_html to_latex to_xml to_markdown to_string query eval apply agg aggregate transform pipe applymap
+    """
+)
+
 #: Attribute reads that go through the guard although they carry no underscore.
-GUARDED_NAMES = INNER_NAMES | BOUNDED_NAMES
+GUARDED_NAMES = INNER_NAMES | BOUNDED_NAMES | DATALIB_NAMES
 
 #: Double-underscore methods that a class body may define.
 DEFINABLE = (

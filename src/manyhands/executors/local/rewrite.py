@@ -632,7 +632,7 @@ class Rewriter:
             if isinstance(part, ast.Name):
                 self.check_name(part.id, part)
             elif isinstance(part, ast.Attribute):
-                if part.attr.startswith("_") or part.attr in policy.GUARDED_NAMES:
+                if part.attr.startswith("_") or part.attr in policy.INNER_NAMES:
                     raise Forbidden(f"Forbidden access to attribute in a pattern: {part.attr}", node)
             elif not isinstance(part, (ast.Constant, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop,
                                        ast.expr_context)):  # fmt: skip
