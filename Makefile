@@ -39,13 +39,19 @@ clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# A Python is tried before it is chosen: a name that is found may stand for nothing.
+# A Python is tried before it is chosen: a name that is found may stand for nothing. An environment that is
+# there and works is kept.
+CHECK := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
 $(STAMPS)/venv:
-	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3.14 python3 python; do \
-	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	@if $(BIN)/python $(CHECK) 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  mkdir -p $(STAMPS) && touch $@ && exit 0; \
+	fi; \
+	for python in $(PYTHON) python3.13 python3.12 python3.11 python3.14 python3 python; do \
+	  if "$$python" $(CHECK) 2>/dev/null && "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
 	    echo "Making $(VENV) with $$("$$python" --version) ..."; \
-	    rm -rf $(VENV) && "$$python" -m venv $(VENV) && mkdir -p $(STAMPS) && touch $@ && exit 0; \
-	    exit 1; \
+	    "$$python" -m venv --clear $(VENV) && mkdir -p $(STAMPS) && touch $@; \
+	    exit; \
 	  fi; \
 	done; \
 	echo "make: No Python from 3.11 on was found that can make environments (with venv and ensurepip)." >&2; \

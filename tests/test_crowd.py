@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import signal
+import subprocess
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -402,6 +405,33 @@ async def test_cancelling_whoever_fetches_ends_everything() -> None:
     with pytest.raises(asyncio.CancelledError):
         await fetching
     assert gate.waiting == 0
+
+
+def test_ctrl_c_ends_map_and_all_its_runs() -> None:
+    script = """
+import asyncio, sys
+from manyhands import ToolCallingAgent
+from manyhands.testing import FunctionModel
+here = []
+async def wait(messages):
+    here.append(1)
+    if len(here) == 20:
+        print("all here", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        here.pop()
+try:
+    ToolCallingAgent(model=FunctionModel(wait)).map([str(n) for n in range(50)], concurrency=20)
+except KeyboardInterrupt:
+    print("interrupted with", len(here), "left", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "all here\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted with 0 left\n"
+        assert process.wait(20) == 0
 
 
 async def test_draining_finishes_what_is_in_flight_and_starts_nothing() -> None:

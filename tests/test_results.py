@@ -197,17 +197,17 @@ def test_places_that_cannot_hold_results_are_refused(tmp_path: Path, name: str, 
 def test_when_the_disk_is_full_the_file_stays_whole(tmp_path: Path) -> None:
     script = """
 import pathlib, resource, sys
-from manyhands.results import ResultsFile
+from manyhands.results import ResultsFile, ResultsFileError
 from tests.test_results import result
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with ResultsFile(pathlib.Path(sys.argv[1])) as file:
     file.write([result("a")])
     try:
         file.write([result(name, "x" * 100) for name in "bcdefgh"])
-    except OSError as error:
-        print("refused")
+    except ResultsFileError as error:
+        print(error)
 """
     path = tmp_path / "results.jsonl"
     run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert run.stdout == "refused\n"
+    assert run.stdout == f"Results cannot be written to {path}: File too large.\n"
     assert path.read_bytes() == result_line(result("a"))

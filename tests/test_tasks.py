@@ -128,6 +128,12 @@ def test_a_row_of_the_wrong_length_is_a_bad_line_with_the_number_of_its_first_li
     assert tasks_in(path) == ["two\nlines", "last"]
 
 
+def test_a_row_that_is_no_csv_is_a_bad_line(folder: Path) -> None:
+    path = written(folder, "odd.csv", b"task\nline\rend\nlast\n")
+    assert [type(item) for item in read(path)] == [BadLine, Task]
+    assert count_tasks(path) == 2
+
+
 def test_ids_and_answers_are_columns(folder: Path) -> None:
     path = written(folder, "c.csv", "id,task,expected\nx,What?,42\n,Why?,\n")
     first, second = read(path)

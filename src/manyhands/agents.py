@@ -15,10 +15,10 @@ from manyhands.acting.code import CodeActing
 from manyhands.acting.tools import ToolActing
 from manyhands.callbacks import CallbackRegistry
 from manyhands.errors import CallerError, check_count, check_seconds
-from manyhands.executors.base import make_executor
+from manyhands.executors.base import check_executor_kind, make_executor
 from manyhands.loop import drive, provide_final_answer, take_step
 from manyhands.memory import AgentMemory
-from manyhands.models.base import choose_model
+from manyhands.models.base import check_model, choose_model
 from manyhands.parsing import CODE_TAGS, MARKDOWN_TAGS
 from manyhands.prompts import PromptTemplates, check_templates, load_templates, populate_template
 from manyhands.run import Run, RunOptions, RunResult, current_run
@@ -117,7 +117,7 @@ class MultiStepAgent:
         self.managed_agents: dict[str, MultiStepAgent] = {}
         if managed_agents:
             self.managed_agents = check_names(self.tools, managed_agents, name)
-        self.model = model if model is not None and not isinstance(model, str) else choose_model(model)
+        self.model = choose_model(model) if model is None or isinstance(model, str) else check_model(model)
         self.name = name
         self.description = description
         self.instructions = instructions
@@ -589,6 +589,7 @@ class CodeAgent(MultiStepAgent):
             stream_outputs=stream_outputs,
             **kwargs,
         )
+        check_executor_kind(executor_type)
         if isinstance(code_block_tags, str) and code_block_tags != "markdown":
             raise CallerError(f'code_block_tags is a pair of tags or "markdown", not {code_block_tags!r}.')
         self.additional_authorized_imports = additional_authorized_imports or ()

@@ -136,7 +136,7 @@ class ChatMessage:
     role: MessageRole | str
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[ChatMessageToolCall] | None = None
-    raw: Any = None
+    raw: Any = field(default=None, repr=False)
     token_usage: TokenUsage | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None

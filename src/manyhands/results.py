@@ -137,13 +137,16 @@ class ResultsFile:
         """Put results behind those that are there; when this returns, they outlive the process.
 
         Raises:
-            OSError: They cannot be written, because the disk is full, say.
+            ResultsFileError: They cannot be written, because the disk is full, say. The file is as before.
         """
         lines = []
         for result in results:
             lines.append(result_line(result))
             self._note(result.id, result.ok)
-        _write_all(self._fd, b"".join(lines))
+        try:
+            _write_all(self._fd, b"".join(lines))
+        except OSError as error:
+            raise ResultsFileError(f"Results cannot be written to {self.path}: {error.strerror}.") from error
 
     def close(self) -> None:
         """Drop lines that later ones replace, and let go of the file."""

@@ -357,6 +357,11 @@ def test_without_a_model_it_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch
         Agent()
 
 
+def test_something_that_is_no_model_is_refused_at_once() -> None:
+    with pytest.raises(CallerError, match="3 cannot be a model"):
+        Agent(model=3)
+
+
 async def test_a_plain_function_is_a_model() -> None:
     assert await Agent(model=lambda messages: final(len(messages))).arun("x") == 2
 

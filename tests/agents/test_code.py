@@ -200,7 +200,7 @@ async def test_an_executor_of_the_caller_is_copied_for_each_run() -> None:
 
 def test_an_unknown_executor_type_says_what_there_is() -> None:
     with pytest.raises(CallerError, match="local"):
-        agent_of(executor_type="cloud").create_python_executor()
+        agent_of(executor_type="cloud")
 
 
 async def test_an_own_final_answer_tool_takes_its_own_inputs() -> None:

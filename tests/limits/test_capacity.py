@@ -338,7 +338,7 @@ def test_a_loop_closed_with_waiters_poisons_nothing() -> None:
     thread.result(PATIENCE)
     limiter.release()
     assert limiter.stats() == SlotStats(1, 0, 0)
-    waiter.get_coro().close()  # type: ignore[union-attr]
+    waiter.get_coro().close()
     assert limiter.stats() == SlotStats(1, 0, 0)
 
 

@@ -301,7 +301,7 @@ def test_a_loop_closed_during_its_wait_does_not_hold_up_the_others() -> None:
     waiting = in_thread(limiter.throttle)
     dead.close()
     waiting.result(PATIENCE)
-    task.get_coro().close()  # type: ignore[union-attr]
+    task.get_coro().close()
 
 
 async def test_throttling_on_a_loop_with_the_sync_face_is_refused() -> None:
@@ -382,7 +382,7 @@ def test_after_a_pause_calls_come_out_slowly_at_first_and_then_faster() -> None:
     assert times[0] == pytest.approx(0)
     assert gaps[0] == pytest.approx(0.2)
     assert gaps[-1] == pytest.approx(0.1)
-    assert all(late <= early + 1e-6 for early, late in zip(gaps, gaps[1:], strict=False))
+    assert all(late <= early + 0.021 for early, late in zip(gaps, gaps[1:], strict=False))
     assert times[-1] < 60 * 1.1  # what the ramp costs
 
 

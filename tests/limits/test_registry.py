@@ -259,7 +259,7 @@ def test_a_loop_that_dies_waiting_does_not_poison_the_name() -> None:
     registry.release("researcher")
     registry.acquire_sync("researcher", timeout=1)
     registry.release("researcher")
-    task.get_coro().close()  # type: ignore[union-attr]
+    task.get_coro().close()
     del task
     gc.collect()
     assert registry.stats() == {"researcher": SlotStats(1, 0, 0)}

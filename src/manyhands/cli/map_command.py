@@ -148,7 +148,9 @@ class MapJob:
     def _counted(self) -> int | None:
         if isinstance(self._source, int) or not self._source.is_file():
             return None
-        return count_tasks(self._source, self._args.format)
+        with suppress(OSError):  # whoever reads in earnest will say so
+            return count_tasks(self._source, self._args.format)
+        return None
 
     # --- Working ------------------------------------------------------------------------------
 

@@ -84,6 +84,16 @@ class PythonExecutor(ABC):
 _KINDS = {"local": ("manyhands.executors.local", "LocalPythonExecutor")}
 
 
+def check_executor_kind(kind: str) -> None:
+    """Check that ``kind`` names a kind of executor.
+
+    Raises:
+        CallerError: There is no such kind.
+    """
+    if kind not in _KINDS:
+        raise CallerError(f"There is no executor_type {kind!r}; known are {', '.join(_KINDS)}.")
+
+
 def make_executor(kind: str, *args: Any, **kwargs: Any) -> PythonExecutor:
     """Make an executor by the name of its kind.
 
@@ -95,8 +105,7 @@ def make_executor(kind: str, *args: Any, **kwargs: Any) -> PythonExecutor:
     Raises:
         CallerError: There is no such kind.
     """
-    if kind not in _KINDS:
-        raise CallerError(f"There is no executor_type {kind!r}; known are {', '.join(_KINDS)}.")
+    check_executor_kind(kind)
     module, name = _KINDS[kind]
     executor: PythonExecutor = getattr(importlib.import_module(module), name)(*args, **kwargs)
     return executor

@@ -331,6 +331,19 @@ def tool_call_from_text(
     return ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), str(uuid.uuid4()))
 
 
+def check_model(model: Any) -> Any:
+    """Return ``model`` if it can be asked: a model, another library's model, or a function.
+
+    Raises:
+        CallerError: It is none of these.
+    """
+    if callable(model) or any(hasattr(model, door) for door in _DOORS):
+        return model
+    raise CallerError(
+        f"{model!r} cannot be a model: pass a Model, a function from messages to a reply, or a model's name."
+    )
+
+
 def choose_model(name: str | None) -> Model:
     """Return the model that ``name`` means.
 

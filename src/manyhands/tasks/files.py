@@ -83,7 +83,7 @@ def count_tasks(source: str | Path, format: str | None = None) -> int:
     with _opened(source) as raw:
         lines = _lines(raw)
         if (format or _format_of(source)) == CSV:
-            return max(0, sum(1 for row in _csv_reader(lines) if row) - 1)
+            return max(0, _count_rows(_csv_reader(lines)) - 1)
         return sum(1 for line in lines if line.strip())
 
 
@@ -169,6 +169,17 @@ def _csv_reader(lines: Iterable[bytes]) -> Any:
     csv.field_size_limit(_MOST_FIELD_CHARS)
     # Bytes that are no UTF-8 pass as surrogates, so that one bad row does not end the reading.
     return csv.reader(line.decode(errors="surrogateescape") for line in lines)
+
+
+def _count_rows(reader: Any) -> int:
+    number = 0
+    while True:
+        try:
+            number += bool(next(reader))
+        except StopIteration:
+            return number
+        except csv.Error:
+            number += 1
 
 
 def _from_csv(lines: Iterable[bytes], made: _Maker) -> Iterator[Task | BadLine]:

@@ -264,6 +264,7 @@ _TWINS: dict[str, Any] = {
     "__import__": _dunder_import,
     DUE: True,  # where a namespace was emptied, its code is outside
     "$Stop": Stop,
+    "$mark": staticmethod(True),  # a descriptor, which an enum does not take for a member
     "$tick": tick,
     "$alive": alive,
     "$lim": iterators.limited,

@@ -15,8 +15,9 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Marks classes that the agent's code made. The dollar sign cannot be written in Python source.
-OWN_MARK = "$own"
+#: Marks classes that the agent's code made. The dollar sign cannot be written in Python source; protocols leave
+#: out what begins with ``_abc_``.
+OWN_MARK = "_abc_$own"
 
 #: The bound on results that one C call would build at once: characters, items, bytes.
 MAX_ITEMS = 50_000_000
@@ -90,7 +91,7 @@ DEFINABLE = (
     - {"__class__", "__notes__", "__cause__", "__suppress_context__", "__value__", "__dataclass_params__"}
 ) | words(
     """
-        __new__ __del__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__ __get__ __set__
+        __new__ __del__ __subclasshook__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__ __get__ __set__
         __delete__ __prepare__ __instancecheck__ __subclasscheck__ __slots__ __annotations_cache__
         __reduce__ __getstate__ __setstate__ __array_ufunc__ __array_priority__ __hash__ __or__
         __replace__ __contains__ __getnewargs__ __version__ __author__

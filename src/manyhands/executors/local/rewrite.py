@@ -788,7 +788,11 @@ class Rewriter:
         self.scopes.pop()
         guards = any(getattr(s, "name", "") == "__getattribute__" for s in node.body)
         self.scopes.append(Scope("class", owner=node.name, guards_reads=guards))
-        body = self.body(node.body)
+        doc, rest = _split_docstring(node.body)
+        # Marked from the beginning: __init_subclass__ and enum members run before the class is complete.
+        mark = ast.Name(policy.OWN_MARK, ast.Store(), **where(node))
+        first = ast.Assign([mark], self.load("$mark", node), **where(node))
+        body = [*doc, first, *self.body(rest)]
         self.scopes.pop()
         return ast.ClassDef(node.name, bases, keywords, body, decorators, **parameters, **where(node))
 

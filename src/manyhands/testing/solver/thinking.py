@@ -33,13 +33,13 @@ _THAT = r"(?:that|it|this|the (?:previous |last )?(?:result|answer|number))"
 _FOLLOW_UPS = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
-        (rf"\bmultiply {_THAT} by (\d[\d.]*)", "{0} * {1}"),
-        (rf"\bdivide {_THAT} by (\d[\d.]*)", "{0} / {1}"),
-        (rf"\badd (\d[\d.]*) to {_THAT}", "{0} + {1}"),
-        (rf"\bsubtract (\d[\d.]*) from {_THAT}", "{0} - {1}"),
-        (rf"{_THAT} (?:plus|\+) (\d[\d.]*)", "{0} + {1}"),
-        (rf"{_THAT} (?:minus|-) (\d[\d.]*)", "{0} - {1}"),
-        (rf"{_THAT} (?:times|\*) (\d[\d.]*)", "{0} * {1}"),
+        (rf"\bmultiply {_THAT} by (\d+(?:\.\d+)?)", "{0} * {1}"),
+        (rf"\bdivide {_THAT} by (\d+(?:\.\d+)?)", "{0} / {1}"),
+        (rf"\badd (\d+(?:\.\d+)?) to {_THAT}", "{0} + {1}"),
+        (rf"\bsubtract (\d+(?:\.\d+)?) from {_THAT}", "{0} - {1}"),
+        (rf"{_THAT} (?:plus|\+) (\d+(?:\.\d+)?)", "{0} + {1}"),
+        (rf"{_THAT} (?:minus|-) (\d+(?:\.\d+)?)", "{0} - {1}"),
+        (rf"{_THAT} (?:times|\*) (\d+(?:\.\d+)?)", "{0} * {1}"),
         (rf"\b(?:double|twice) {_THAT}", "{0} * 2"),
     )
 )
