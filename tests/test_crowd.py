@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from manyhands import (
+    ActionStep,
     AuthenticationError,
     CallerError,
     ChatMessage,
@@ -198,8 +199,9 @@ async def test_sync_tools_of_many_runs_work_side_by_side_under_map() -> None:
         return final("done") if len(messages) > 2 else calls(("meet", {}))
 
     agent = agent_with(reply, tools=[meet])
-    results = await asyncio.to_thread(agent.map, [str(number) for number in range(8)])
-    assert [result.output for result in results] == ["done"] * 8
+    results = await asyncio.to_thread(agent.map, [str(number) for number in range(8)], keep_runs=True)
+    steps = [result.run.memory.steps[1] for result in results if result.run is not None]
+    assert [step.observations for step in steps if isinstance(step, ActionStep)] == ["met"] * 8
 
 
 # --- Where tasks come from ---------------------------------------------------------------------------

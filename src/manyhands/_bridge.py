@@ -183,7 +183,10 @@ class Workers:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
+        # Threads that rest and are meant for no call yet, and calls that no thread is meant for yet: counted
+        # where calls are handed in, so that two of them never count on one thread.
         self._idle = 0
+        self._unmet = 0
         self._names = 0
 
     def stats(self) -> dict[str, int]:
@@ -193,7 +196,7 @@ class Workers:
                 "cap": self.cap,
                 "threads": self._threads,
                 "idle": self._idle,
-                "waiting": max(0, self._jobs.qsize() - self._idle),
+                "waiting": self._unmet,
                 "abandoned_threads": self.abandoned,
             }
 
@@ -210,12 +213,15 @@ class Workers:
 
     def _submit(self, job: _Job) -> None:
         with self._lock:
-            spare = self._idle > self._jobs.qsize()
-            grow = not spare and self._threads - self.abandoned < self.cap
+            grow = not self._idle and self._threads - self.abandoned < self.cap
             if grow:
                 self._threads += 1
                 self._names += 1
                 name = self._names
+            elif self._idle:
+                self._idle -= 1
+            else:
+                self._unmet += 1
         self._jobs.put(job)
         if grow:
             threading.Thread(target=self._work, args=(name,), name=f"worker_{name}", daemon=True).start()
@@ -225,7 +231,6 @@ class Workers:
             self.abandoned += 1
 
     def _work(self, name: int) -> None:
-        self._rest()
         while (job := self._next_job()) is not None:
             if job.future.cancelled():
                 self._rest()
@@ -240,18 +245,21 @@ class Workers:
 
     def _rest(self) -> None:
         with self._lock:
-            self._idle += 1
+            if self._unmet:
+                self._unmet -= 1
+            else:
+                self._idle += 1
 
     def _next_job(self) -> _Job | None:
-        try:
-            return self._jobs.get(timeout=self.idle_seconds)
-        except queue.Empty:
+        while True:
+            with suppress(queue.Empty):
+                return self._jobs.get(timeout=self.idle_seconds)
             with self._lock:
-                self._threads -= 1
-            return None
-        finally:
-            with self._lock:
-                self._idle -= 1
+                # Otherwise every thread is meant for a call, this one for one that is about to come.
+                if self._idle:
+                    self._idle -= 1
+                    self._threads -= 1
+                    return None
 
 
 workers = Workers()
@@ -357,7 +365,11 @@ class _OwnLoop:
         if runner is not None:
             _end(runner.get_loop())
 
-    __del__ = close  # a thread that ends closes the loop it kept
+    def __del__(self) -> None:
+        # A thread that ends closes the loop it kept; the collector may do so while another loop runs here.
+        if self._runner is not None:
+            with _outside_the_loop(events._get_running_loop()):
+                self.close()
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:

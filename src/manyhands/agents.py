@@ -20,6 +20,7 @@ from manyhands.loop import drive, provide_final_answer, take_step
 from manyhands.memory import AgentMemory
 from manyhands.models.base import check_model, choose_model
 from manyhands.parsing import CODE_TAGS, MARKDOWN_TAGS
+from manyhands.plugins import accept_plugins
 from manyhands.prompts import PromptTemplates, check_templates, load_templates, populate_template
 from manyhands.run import Run, RunOptions, RunResult, current_run
 from manyhands.session import Session
@@ -28,15 +29,28 @@ from manyhands.team import AgentTool, check_names
 from manyhands.tools.base import Tool, resolve_tools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from manyhands.callbacks import StepCallbacks
     from manyhands.crowd import MapResult
     from manyhands.events import ActionOutput, StreamEvent
     from manyhands.executors.base import PythonExecutor
+    from manyhands.limits.budget import Budget
+    from manyhands.limits.registry import ConcurrencyRegistry
+    from manyhands.limits.runs import RunLimits
     from manyhands.loop import Acting
     from manyhands.messages import ChatMessage
+    from manyhands.plugins import Plugin
     from manyhands.run import Observer
+
+
+_NO_LIMITS = (None,) * 7
+
+
+def _run_limits(**limits: Any) -> RunLimits:
+    from manyhands.limits.runs import RunLimits
+
+    return RunLimits(**limits)
 
 
 @functools.cache
@@ -76,6 +90,17 @@ class MultiStepAgent:
         max_tool_threads: Most sync tools of one run that work at the same time, on threads of their own;
             two by default.
         observers: Functions ``(run, event)`` told of everything that happens in any run.
+        plugins: Plugins around the agent's runs and their calls, beside those of the process.
+        watch_loop: Report when something blocks the event loop while a run goes on: for longer than 0.1 s,
+            or the number of seconds given.
+        max_concurrency: Most runs of the agent at once; more wait, first come first served.
+        max_queued: Most runs of one tenant that may wait; more are refused with ``QueueFullError``.
+        tenant_weights: Shares of tenants that differ from 1, by tenant.
+        registry: A ``ConcurrencyRegistry``: its limit for the agent's name counts as well.
+        budget: What each run may use up, with the runs it starts: ``tokens``, ``requests``, ``money`` (US
+            dollars), ``seconds``, ``steps``, ``tool_calls``.
+        max_depth: Most generations of managed agents below a run.
+        max_breadth: Most managed agents at work at once below a run.
 
     Raises:
         CallerError: A parameter cannot be right; the message says which and why.
@@ -108,6 +133,15 @@ class MultiStepAgent:
         tool_timeout: float | None = None,
         max_tool_threads: int | None = None,
         observers: Sequence[Observer] = (),
+        plugins: Sequence[Plugin] = (),
+        watch_loop: bool | float = False,
+        max_concurrency: int | None = None,
+        max_queued: int | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
+        registry: ConcurrencyRegistry | None = None,
+        budget: Mapping[str, float] | None = None,
+        max_depth: int | None = None,
+        max_breadth: int | None = None,
     ) -> None:
         self.tools: dict[str, Tool] = resolve_tools(tools)
         if add_base_tools:
@@ -132,6 +166,10 @@ class MultiStepAgent:
         self.max_tool_threads = check_count("max_tool_threads", max_tool_threads)
         self.callbacks = CallbackRegistry(step_callbacks) if step_callbacks else None
         self.observers = observers
+        self.plugins: tuple[Plugin, ...] = accept_plugins(plugins) if plugins else ()
+        self.watch_loop = (
+            watch_loop if isinstance(watch_loop, bool) else check_seconds("watch_loop", watch_loop)
+        )
         self.verbosity_level = verbosity_level
         self._logger = logger
         self._templates = prompt_templates
@@ -139,8 +177,27 @@ class MultiStepAgent:
         self._acting: Acting | None = None
         self._active: set[Run] | None = None
         self._last_run: Run | None = None
+        self.limits: RunLimits | None = None
         if prompt_templates is not None:
             check_templates(prompt_templates)
+        if (
+            max_concurrency,
+            max_queued,
+            tenant_weights,
+            registry,
+            budget,
+            max_depth,
+            max_breadth,
+        ) != _NO_LIMITS:
+            self.limits = _run_limits(
+                max_concurrency=max_concurrency,
+                max_queued=max_queued,
+                tenant_weights=tenant_weights,
+                registry=registry,
+                budget=budget,
+                max_depth=max_depth,
+                max_breadth=max_breadth,
+            )
         if logger is not None or (verbosity_level is not None and verbosity_level >= 0):
             self.observers = [*observers, self.logger.observe]
 
@@ -225,6 +282,8 @@ class MultiStepAgent:
         return_full_result: bool | None = None,
         *,
         timeout: float | None = None,
+        tenant: str = "",
+        budget: Budget | None = None,
     ) -> Run:
         """Give the agent a task.
 
@@ -236,12 +295,16 @@ class MultiStepAgent:
             additional_args: Values for tools and code, by name.
             max_steps: Most steps, instead of the agent's own number.
             return_full_result: Whether awaiting gives a :class:`RunResult`.
-            timeout: Most seconds, instead of the agent's own number.
+            timeout: Most seconds, instead of the agent's own number; waiting for a slot does not count.
+            tenant: Whose run it is, where tenants share the agent's slots.
+            budget: What the run may use up, shared with whoever else holds it.
 
         Returns:
             The run: await it for the answer, or iterate it for its events.
         """
-        options = self.run_options(images, additional_args, max_steps, return_full_result, timeout)
+        options = self.run_options(
+            images, additional_args, max_steps, return_full_result, timeout, tenant, budget
+        )
         if reset:
             return self.new_run(task, options)
         return self.new_run(task, options, continues=self._last_finished())
@@ -257,6 +320,8 @@ class MultiStepAgent:
         return_full_result: bool | None = None,
         *,
         timeout: float | None = None,
+        tenant: str = "",
+        budget: Budget | None = None,
     ) -> Any | RunResult | Iterator[StreamEvent]:
         """Give the agent a task, from sync code; the arguments are those of :meth:`arun`.
 
@@ -264,7 +329,16 @@ class MultiStepAgent:
             The answer, the full result, or with ``stream=True`` an iterator of events.
         """
         run = self.arun(
-            task, stream, reset, images, additional_args, max_steps, return_full_result, timeout=timeout
+            task,
+            stream,
+            reset,
+            images,
+            additional_args,
+            max_steps,
+            return_full_result,
+            timeout=timeout,
+            tenant=tenant,
+            budget=budget,
         )
         if self.verbosity_level is None and self.logger.observe not in run.observers:
             run.observers.append(self.logger.observe)
@@ -302,13 +376,18 @@ class MultiStepAgent:
         max_steps: int | None,
         return_full_result: bool | None,
         timeout: float | None,
+        tenant: str = "",
+        budget: Budget | None = None,
     ) -> RunOptions:
+        """Return what a caller asks of one run, filled up with what the agent says."""
         return RunOptions(
             max_steps=check_count("max_steps", max_steps) or self.max_steps,
             images=images,
             additional_args=additional_args,
             return_full_result=self.return_full_result if return_full_result is None else return_full_result,
             timeout=self.timeout if timeout is None else check_seconds("timeout", timeout),
+            tenant=tenant,
+            budget=budget,
         )
 
     def new_run(

@@ -8,6 +8,7 @@ from manyhands.errors import AgentError, AgentGenerationError
 from manyhands.events import ModelEnd, ModelStart
 from manyhands.messages import DeltaFold
 from manyhands.models.base import ask, ask_stream
+from manyhands.plugins import around_model, manager
 
 if TYPE_CHECKING:
     from manyhands.messages import ChatMessage
@@ -27,16 +28,16 @@ async def ask_model(
 
     Raises:
         AgentGenerationError: The model gave no reply.
+        RefusedError: A plugin refused the question, or the reply.
     """
-    model = run.agent.model
     run.activity = activity
     if run.observers:
-        run.tell(ModelStart(run.id, getattr(model, "model_id", None), len(messages)))
+        run.tell(ModelStart(run.id, getattr(run.agent.model, "model_id", None), len(messages)))
     try:
-        if run.agent.stream_outputs:
-            reply = await _streamed(run, model, messages, options)
+        if manager.in_use:
+            reply = await around_model(run, messages, options, _ask)
         else:
-            reply = await ask(model, messages, **options)
+            reply = await _ask(run, messages, options)
     except Exception as error:
         if run.observers:
             run.tell(ModelEnd(run.id, None, error))
@@ -50,6 +51,17 @@ async def ask_model(
     run.activity = ""
     run.count(reply.token_usage)
     return reply
+
+
+async def _ask(run: Run, messages: list[ChatMessage], options: dict[str, Any]) -> ChatMessage:
+    model = run.agent.model
+    if run.budget is not None:
+        from manyhands.limits.budgeted import BudgetedModel
+
+        model = BudgetedModel(model, run.budget)
+    if run.agent.stream_outputs:
+        return await _streamed(run, model, messages, options)
+    return await ask(model, messages, **options)
 
 
 async def _streamed(

@@ -409,7 +409,7 @@ class Crowd:
         flight.work.add_done_callback(lambda _: self._landed(flight))
 
     def _landed(self, flight: Flight) -> None:
-        del self.progress.flights[flight.index]
+        self.progress.flights.pop(flight.index, None)
         self._news.set()
         self._room.set()
 
@@ -418,6 +418,7 @@ class Crowd:
     async def _work(self, flight: Flight, item: Any) -> None:
         result = await self._result(flight, item)
         self._ready[flight.index] = result
+        del self.progress.flights[flight.index]
         self.progress.count(result)
         if self._on_progress is not None:
             try:

@@ -12,6 +12,7 @@
     ├── AgentExecutionError           acting failed: the model sees it and goes on
     │   ├── AgentToolCallError        the call itself is wrong: unknown tool, bad arguments
     │   ├── AgentToolExecutionError   the tool raised
+    │   ├── ToolRefusedError          a plugin refused the call
     │   └── InterpreterError          generated code failed                  (also ValueError)
     │       └── ExecutionTimeoutError generated code ran out of time
     ├── AgentMaxStepsError            the run used all its steps
@@ -22,6 +23,8 @@
     │       ├── BadRequestError       400, 404, 422 ...
     │       ├── ServerError           5xx, 408, 409
     │       └── ConnectionFailedError no connection, a broken stream, or silence
+    ├── RefusedError                  a plugin refused the run, a step, or a question to the model
+    ├── BudgetExceededError           what the run may use up is used up (in manyhands.limits)
     ├── AgentInterruptedError         interrupt() was called
     └── RunTimeoutError               the run's own time limit passed        (also TimeoutError)
 
@@ -31,7 +34,7 @@ Errors carry data and never log or print. Cancellation is not in the tree: it is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +49,12 @@ class AgentError(Exception):
     Attributes:
         message: The sentence.
         run: The run that failed, with its partial memory, usage and events; ``None`` outside a run.
+        ends_run: Whether a run ends with it; otherwise the model is told, and the run goes on.
+        run_status: The status of a run that ends with it.
     """
+
+    ends_run: ClassVar[bool] = False
+    run_status: ClassVar[str] = "error"
 
     def __init__(self, message: str, *_: object) -> None:
         # smolagents passes a logger as second argument; accepted, and left alone.
@@ -109,6 +117,21 @@ class AgentToolExecutionError(AgentExecutionError):
     """A tool raised while it ran."""
 
 
+class ToolRefusedError(AgentExecutionError):
+    """A plugin refused a tool call, or its result; the model is told why.
+
+    Args:
+        message: One sentence with plugin and reason in it.
+        plugin: Name of the plugin.
+        reason: Why, in the plugin's words.
+    """
+
+    def __init__(self, message: str, plugin: str, reason: str) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.reason = reason
+
+
 class InterpreterError(AgentExecutionError, ValueError):
     """Code written by the model failed.
 
@@ -132,6 +155,8 @@ class AgentMaxStepsError(AgentError):
 
 class AgentGenerationError(AgentError):
     """The model gave no reply; the cause says why."""
+
+    ends_run = True
 
 
 class ProviderError(AgentGenerationError):
@@ -178,12 +203,35 @@ class ConnectionFailedError(ProviderError):
     """No connection, a connection that broke, or one that stayed silent."""
 
 
+class RefusedError(AgentError):
+    """A plugin refused the run, a step of it, or a question to its model; the run has ended.
+
+    Args:
+        message: One sentence with plugin and reason in it.
+        plugin: Name of the plugin.
+        reason: Why, in the plugin's words.
+    """
+
+    ends_run = True
+
+    def __init__(self, message: str, plugin: str, reason: str) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.reason = reason
+
+
 class AgentInterruptedError(AgentError):
     """The run was stopped by ``interrupt()``."""
+
+    ends_run = True
+    run_status = "interrupted"
 
 
 class RunTimeoutError(AgentError, TimeoutError):
     """The run's own time limit passed."""
+
+    ends_run = True
+    run_status = "timeout"
 
 
 class FinalAnswerException(BaseException):

@@ -13,10 +13,11 @@ from manyhands import run as states
 from manyhands._bridge import call_user
 from manyhands.asking import ask_model
 from manyhands.callbacks import check_accepts
-from manyhands.errors import AgentError, AgentGenerationError, AgentMaxStepsError
+from manyhands.errors import AgentError, AgentMaxStepsError
 from manyhands.events import ActionOutput, StepEnd, StepStart
 from manyhands.messages import MessageRole, message
 from manyhands.planning import make_plan, plan_is_due
+from manyhands.plugins import around_step, manager
 from manyhands.prompts import populate_template
 from manyhands.steps import ActionStep, FinalAnswerStep, MemoryStep, TaskStep, Timing
 
@@ -75,26 +76,34 @@ async def take_step(run: Run) -> ActionOutput | None:
     Returns:
         What the action gave, ``None`` if it failed in a way that the model can mend.
     """
+    if run.budget is not None:
+        run.budget.charge(steps=1)
     step = ActionStep(run.step_number, Timing.now())
     if run.observers:
         run.tell(StepStart(run.id, run.step_number))
-    action = None
+    try:
+        action = await (around_step(run, step, _act) if manager.in_use else _act(run, step))
+    except BaseException as error:
+        if isinstance(error, AgentError):
+            step.error = error
+        _remember(run, step)
+        raise
+    await close_step(run, step)
+    return action
+
+
+async def _act(run: Run, step: ActionStep) -> ActionOutput | None:
+    """Act, and check an answer; what the model can mend becomes the step's error."""
     try:
         action = await run.agent.acting.act(run, step)
         if action.is_final_answer:
             await _check_answer(run, action.output)
             step.is_final_answer = True
-    except AgentGenerationError as error:
-        step.error = error
-        _remember(run, step)
-        raise
     except AgentError as error:
+        if error.ends_run:
+            raise
         step.error = error
-        action = None
-    except BaseException:
-        _remember(run, step)
-        raise
-    await close_step(run, step)
+        return None
     return action
 
 
@@ -132,6 +141,8 @@ async def _check_answer(run: Run, answer: Any) -> None:
 
 
 async def _answer(run: Run, output: Any) -> Any:
+    if run.hooks is not None:
+        output = await run.hooks.answered(output)
     await announce(run, FinalAnswerStep(output))
     return output
 

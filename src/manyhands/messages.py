@@ -131,6 +131,8 @@ class ChatMessage:
         token_usage: What the reply cost.
         tool_call_id: On a tool response, the call that it answers.
         reasoning_content: What a reasoning model thought, where the provider tells.
+        provider_items: What the provider wants to see again as it was, in its own form: signed or
+            encrypted reasoning, ids of sounds. Each provider picks out what is its own.
     """
 
     role: MessageRole | str
@@ -140,6 +142,7 @@ class ChatMessage:
     token_usage: TokenUsage | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    provider_items: list[dict[str, Any]] | None = field(default=None, repr=False)
     # (encoder, bytes): kept by whoever encodes the message; any other assignment drops it.
     _encoded: tuple[Any, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -170,6 +173,8 @@ class ChatMessage:
             data["tool_call_id"] = self.tool_call_id
         if self.reasoning_content is not None:
             data["reasoning_content"] = self.reasoning_content
+        if self.provider_items:
+            data["provider_items"] = self.provider_items
         return data
 
     def model_dump_json(self) -> str:
@@ -190,6 +195,7 @@ class ChatMessage:
             token_usage=token_usage or (TokenUsage.from_dict(usage) if usage else None),
             tool_call_id=data.get("tool_call_id"),
             reasoning_content=data.get("reasoning_content"),
+            provider_items=data.get("provider_items"),
         )
 
     @classmethod
@@ -276,12 +282,18 @@ class ChatMessageToolCallStreamDelta:
 
 @dataclass(slots=True)
 class ChatMessageStreamDelta:
-    """A piece of a streamed reply: text, pieces of tool calls, or the token count at the end."""
+    """A piece of a streamed reply: text, pieces of tool calls, or the token count at the end.
+
+    The last piece also holds what belongs to the whole reply: ``provider_items`` and ``raw``, as in
+    :class:`ChatMessage`.
+    """
 
     content: str | None = None
     tool_calls: list[ChatMessageToolCallStreamDelta] | None = None
     token_usage: TokenUsage | None = None
     reasoning_content: str | None = None
+    provider_items: list[dict[str, Any]] | None = field(default=None, repr=False, compare=False)
+    raw: Any = field(default=None, repr=False, compare=False)
 
 
 class DeltaFold:
@@ -292,6 +304,8 @@ class DeltaFold:
         self._reasoning: list[str] = []
         self._calls: dict[int, _CallFold] = {}
         self._usage: TokenUsage | None = None
+        self._items: list[dict[str, Any]] | None = None
+        self._raw: Any = None
 
     def add(self, delta: ChatMessageStreamDelta) -> None:
         """Take one delta."""
@@ -305,6 +319,8 @@ class DeltaFold:
         if delta.token_usage is not None:
             used = delta.token_usage
             self._usage = used if self._usage is None else self._usage + used
+        self._items = delta.provider_items or self._items
+        self._raw = delta.raw or self._raw
 
     def message(self, role: MessageRole = MessageRole.ASSISTANT) -> ChatMessage:
         """Return the message so far."""
@@ -313,8 +329,10 @@ class DeltaFold:
             role=role,
             content="".join(self._text) if self._text or not calls else None,
             tool_calls=calls or None,
+            raw=self._raw,
             token_usage=self._usage,
             reasoning_content="".join(self._reasoning) or None,
+            provider_items=self._items,
         )
 
 

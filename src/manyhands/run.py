@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import uuid
 import warnings
 from collections import deque
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, AgentInterruptedError, CallerError, RunTimeoutError
 from manyhands.events import Lifecycle, RunEnd, RunStart
+from manyhands.plugins import RunHooks, manager
 from manyhands.steps import Timing, plain
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from manyhands.agents import MultiStepAgent
     from manyhands.events import StreamEvent
     from manyhands.executors.base import PythonExecutor
+    from manyhands.limits.budget import Budget
+    from manyhands.limits.tree import RunTree
     from manyhands.memory import AgentMemory
     from manyhands.messages import TokenUsage
 
@@ -45,7 +50,33 @@ MAX_STEPS = "max_steps_error"
 FAILED = "error"
 CANCELLED = "cancelled"
 INTERRUPTED = "interrupted"
-TIMED_OUT = "timeout"
+
+
+class Watching:
+    """Who wants event loops to be watched for blockages; the watchdog is imported only where one does.
+
+    Attributes:
+        debug: What ``MANYHANDS_DEBUG`` says; read when the first run begins.
+        everywhere: How many ask to watch all runs.
+    """
+
+    def __init__(self) -> None:
+        self.debug: bool | None = None
+        self.everywhere = 0
+
+    def begin(self, run: Run) -> Callable[[], None] | None:
+        """Have the running loop watched for ``run``, if anyone wants it; return what ends that."""
+        if self.debug is None:
+            self.debug = os.environ.get("MANYHANDS_DEBUG", "").lower() not in ("", "0", "false", "no")
+        wanted = self.debug or self.everywhere or run.agent.watch_loop
+        if not wanted and not asyncio.get_running_loop().get_debug():
+            return None
+        from manyhands.observe.watchdog import watch_run
+
+        return watch_run(run)
+
+
+watching = Watching()
 
 
 @dataclass(slots=True)
@@ -55,7 +86,7 @@ class RunResult:
     Attributes:
         output: The final answer; ``None`` if there is none.
         state: ``success``, ``max_steps_error``, or why there is no answer: ``error``, ``cancelled``,
-            ``interrupted``, ``timeout``.
+            ``interrupted``, ``timeout``, ``budget_exceeded``.
         steps: All steps as JSON values.
         token_usage: Tokens of the run and of the runs it started; ``None`` if no reply told.
         timing: When the run began and ended.
@@ -104,7 +135,9 @@ class RunOptions:
         additional_args: Values for the run's state.
         max_steps: Most steps.
         return_full_result: Whether awaiting gives a :class:`RunResult`.
-        timeout: Most seconds.
+        timeout: Most seconds, once the run has its slot.
+        tenant: Whose run it is, where tenants share the slots of an agent.
+        budget: What the run and the runs it starts may use up.
     """
 
     max_steps: int
@@ -112,6 +145,8 @@ class RunOptions:
     additional_args: dict[str, Any] | None = None
     return_full_result: bool = False
     timeout: float | None = None
+    tenant: str = ""
+    budget: Budget | None = None
 
 
 class Run(Coroutine[Any, Any, Any]):
@@ -136,6 +171,9 @@ class Run(Coroutine[Any, Any, Any]):
         error: What ended it, if something did.
         parent: The run that started it, if one did.
         observers: Functions ``(run, event)`` that are told of every event, on the loop, at once.
+        hooks: The plugins around the run, while it works; ``None`` if there are none.
+        budget: What it and the runs it starts may use up; ``None`` for no limit.
+        tree: The sub-agents below it, where they are limited.
     """
 
     def __init__(
@@ -166,6 +204,9 @@ class Run(Coroutine[Any, Any, Any]):
         self.timing = Timing.now()
         self.output: Any = None
         self.error: BaseException | None = None
+        self.hooks: RunHooks | None = None
+        self.budget = options.budget or _budget_around(self.parent)
+        self.tree: RunTree | None = self.parent.tree if self.parent else None
         self._drive = drive
         self._turn = turn
         self._task: asyncio.Task[Any] | None = None
@@ -300,34 +341,48 @@ class Run(Coroutine[Any, Any, Any]):
         current_run.set(self)
         self.timing = Timing.now()
         self.agent.began(self)
+        end_watch = watching.begin(self)
         if self.observers:
             parent = self.parent.id if self.parent else None
             self.tell(RunStart(self.id, self.agent.name or type(self.agent).__name__, self.task, parent))
         try:
-            self.output = await self._work()
+            if self.agent.limits is None:
+                self.output = await self._work()
+            else:
+                async with self.agent.limits.around(self):
+                    self.output = await self._work()
         except BaseException as error:
             self.error = self._explained(error)
             if isinstance(self.error, AgentError):
                 self.error.run = self
+            if self.hooks is not None and isinstance(error, Exception | asyncio.CancelledError):
+                await self.hooks.failed()
             if self.error is error:
                 raise
             raise self.error from error
         finally:
             self._finish()
+            if end_watch is not None:
+                end_watch()
         return self.output
 
     async def _work(self) -> Any:
+        drive = self._drive_hooked if manager.in_use else self._drive
         try:
             async with asyncio.timeout(self.options.timeout) as limit:
                 if self._turn is None:
-                    return await self._drive(self)
+                    return await drive(self)
                 async with self._turn(self):
-                    return await self._drive(self)
+                    return await drive(self)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             seconds = f"{self.options.timeout:g}"
             raise RunTimeoutError(f"The run took longer than its limit of {seconds} seconds.") from error
+
+    async def _drive_hooked(self, _: Run) -> Any:
+        self.hooks = RunHooks(self)
+        return await self.hooks.work(self._drive)
 
     def _explained(self, error: BaseException) -> BaseException:
         """Set the status that ``error`` means, and return what the caller is told."""
@@ -337,8 +392,8 @@ class Run(Coroutine[Any, Any, Any]):
                 self.status = INTERRUPTED
                 return AgentInterruptedError(self._interrupted)
             self.status = CANCELLED
-        elif isinstance(error, RunTimeoutError):
-            self.status = TIMED_OUT
+        elif isinstance(error, AgentError):
+            self.status = error.run_status
         else:
             # Ctrl-C and the like end a run from outside, as a cancellation does.
             self.status = FAILED if isinstance(error, Exception) else CANCELLED
@@ -347,6 +402,7 @@ class Run(Coroutine[Any, Any, Any]):
     def _finish(self) -> None:
         self.timing.stop()
         self.activity = ""
+        self.hooks = None
         if self.status == "running":
             self.status = SUCCESS
         if self.parent is not None:
@@ -397,6 +453,15 @@ class Run(Coroutine[Any, Any, Any]):
         return f"run-{self.id}"
 
     __qualname__ = "Run"
+
+
+def _budget_around(parent: Run | None) -> Budget | None:
+    """The budget of the run that starts this one, else that of the surrounding ``with``."""
+    if parent is not None:
+        return parent.budget
+    # Where nobody has imported budgets there is none.
+    budgets = sys.modules.get("manyhands.limits.budget")
+    return budgets.current_budget() if budgets is not None else None
 
 
 def _watchers(agent: MultiStepAgent, parent: Run | None) -> list[Observer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -69,7 +70,8 @@ class AgentTool(Tool):
         full_task = populate_template(templates["task"], {"name": agent.name, "task": task})
         options = RunOptions(agent.max_steps, additional_args=additional_args, timeout=agent.timeout)
         run = agent.new_run(full_task, options)
-        answer = await run
+        with run.tree.branch(agent.name or "") if run.tree else nullcontext():
+            answer = await run
         report = populate_template(templates["report"], {"name": agent.name, "final_answer": answer})
         return report + _summary(run) if agent.provide_run_summary else report
 

@@ -146,7 +146,7 @@ def test_options_go_through_all_wrappers_and_only_what_was_given() -> None:
 
 def test_a_user_model_with_a_narrow_sync_generate_can_be_limited() -> None:
     class Narrow(Model):
-        def generate(self, messages, stop_sequences=None):  # type: ignore[no-untyped-def, override]
+        def generate(self, messages, stop_sequences=None):  # type: ignore[no-untyped-def]
             return reply("narrow")
 
     limited = with_limits(Narrow(), max_concurrency=1, requests_per_minute=6000)
@@ -251,7 +251,24 @@ def test_a_guess_counts_text_and_pictures() -> None:
 
 def test_a_guess_learns_from_replies_and_heeds_a_limit_on_them() -> None:
     estimator = Estimator()
-    for _ in range(100):
-        estimator.learn(TokenUsage(10, 1000))
-    assert estimator.guess(QUESTION, {}).output_tokens == pytest.approx(1000, rel=0.01)
-    assert estimator.guess(QUESTION, {"max_tokens": 50}).output_tokens == 50
+    first = estimator.guess(QUESTION, {})
+    for _ in range(100):  # also from many calls that were guessed before any of them was over
+        estimator.learn(first, TokenUsage(100, 1000))
+    usage = estimator.guess(QUESTION, {}).usage
+    assert (usage.input_tokens, usage.output_tokens) == pytest.approx((100, 1000), rel=0.05)
+    assert estimator.guess(QUESTION, {"max_tokens": 50}).usage.output_tokens == 50
+
+
+def test_the_most_that_a_call_may_use_is_large_until_something_is_known() -> None:
+    estimator = Estimator()
+    guess = estimator.guess(QUESTION, {})
+    assert guess.most.output_tokens == 16_384
+    assert estimator.guess(QUESTION, {"max_completion_tokens": 500}).most.output_tokens == 500
+    estimator.learn(guess, TokenUsage(10, 1000))
+    assert estimator.guess(QUESTION, {}).most.output_tokens == 1500
+
+
+def test_tools_count_as_part_of_the_prompt() -> None:
+    estimator = Estimator()
+    with_tools = estimator.guess(QUESTION, {"tools_to_call_from": [object()] * 3})
+    assert with_tools.counted == estimator.guess(QUESTION, {}).counted + 300

@@ -17,9 +17,10 @@ async def test_a_branch_too_deep_is_refused_with_advice_for_the_model() -> None:
     tree = RunTree(max_depth=2)
     with tree.branch("manager") as first, tree.branch("worker") as second:
         assert (first, second) == (1, 2)
-        with pytest.raises(
-            TreeLimitError, match="Sub-agent 'helper' was not started: it would be at depth 3"
-        ), tree.branch("helper"):
+        with (
+            pytest.raises(TreeLimitError, match="Sub-agent 'helper' was not started: it would be at depth 3"),
+            tree.branch("helper"),
+        ):
             pass
         assert tree.alive == 2
     assert tree.alive == 0

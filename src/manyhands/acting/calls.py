@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import worker_terms, workers
 from manyhands.events import ToolEnd, ToolStart
+from manyhands.plugins import around_tool, manager
 from manyhands.run import current_run
 from manyhands.steps import ToolCall
 
@@ -32,12 +33,12 @@ async def call_tool(run: Run, call: ToolCall, tool: Tool, *args: Any, **kwargs: 
     before = run.activity
     run.activity = f"tool {tool.name}"
     if not run.observers:
-        result = await _work(run, tool, args, kwargs)
+        result = await _work(run, call, tool, args, kwargs)
         run.activity = before
         return result
     run.tell(ToolStart(run.id, call))
     try:
-        result = await _work(run, tool, args, kwargs)
+        result = await _work(run, call, tool, args, kwargs)
     except BaseException as error:
         run.tell(ToolEnd(run.id, call, None, error))
         raise
@@ -46,7 +47,15 @@ async def call_tool(run: Run, call: ToolCall, tool: Tool, *args: Any, **kwargs: 
     return result
 
 
-async def _work(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _work(run: Run, call: ToolCall, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if run.budget is not None:
+        run.budget.charge(tool_calls=1)
+    if manager.in_use:
+        return await around_tool(run, call, tool, args, kwargs, _cared_for)
+    return await _cared_for(run, tool, args, kwargs)
+
+
+async def _cared_for(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if tool.care is None:
         return await _attempt(run, tool, args, kwargs)
     return await tool.care.call(f"Tool '{tool.name}'", lambda: _attempt(run, tool, args, kwargs))

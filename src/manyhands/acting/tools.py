@@ -159,6 +159,8 @@ async def _make_call(run: Run, tools: dict[str, Tool], call: ToolCall) -> ToolOu
     try:
         value = await _value(run, tools, call)
     except AgentError as error:
+        if error.run_status == "budget_exceeded":
+            raise  # it is the budget of this run, too
         return _failed(call, error)
     final = _is_final(tools[call.name])
     return ToolOutput(call.id, value, final, _observed(run, value), call)

@@ -166,6 +166,7 @@ class MapJob:
             with self._obeying_signals():
                 while results := await self.crowd.batch():
                     await self._keep(results)
+            self.meter.note = ""
         counting.cancel()
         await asyncio.wait([counting])
         if self._refused is not None:
@@ -276,8 +277,6 @@ class MapJob:
         """Say how it went."""
         if self._args.quiet:
             return
-        if self._out.isatty():
-            print(file=self._out)
         for line in self._summary():
             print(line, file=self._out)
 

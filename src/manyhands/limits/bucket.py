@@ -34,10 +34,11 @@ class Bucket:
         now: The clock's reading, in seconds.
     """
 
-    __slots__ = ("_minute", "burst", "level", "per_minute", "spent", "updated", "used")
+    __slots__ = ("_minute", "burst", "level", "per_minute", "rate", "spent", "updated", "used")
 
     def __init__(self, per_minute: float, burst: float, now: float) -> None:
         self.per_minute = per_minute
+        self.rate = per_minute / MINUTE  # units that come in each second
         self.burst = burst
         self.level = burst
         self.updated = now
@@ -45,14 +46,10 @@ class Bucket:
         self.spent = 0.0
         self._minute: deque[_Use] = deque()
 
-    @property
-    def rate(self) -> float:
-        """Units that come in each second."""
-        return self.per_minute / MINUTE
-
     def resize(self, per_minute: float, burst: float) -> None:
         """Change the limit; what was used stays used."""
         self.per_minute = per_minute
+        self.rate = per_minute / MINUTE
         self.burst = burst
         # An infinite level of a bucket without a limit means nothing for one with a limit.
         self.level = min(self.level, burst)

@@ -44,6 +44,9 @@ class BudgetExceededError(AgentError):
         wanted: What was asked for on top; 0 for time.
     """
 
+    ends_run = True
+    run_status = "budget_exceeded"
+
     def __init__(self, kind: str, limit: float, spent: float, wanted: float = 0) -> None:
         unit = _UNITS.get(kind, kind)
         more = f" and {wanted:.6g} more wanted" if wanted else ""
@@ -138,19 +141,22 @@ class Budget:
 
     # --- Spending --------------------------------------------------------------------------------
 
-    async def reserve(self, **wanted: float) -> Hold:
+    async def reserve(self, most: Mapping[str, float] | None = None, **wanted: float) -> Hold:
         """Reserve what a call is expected to use.
 
         Args:
+            most: Amounts to reserve rather, by kind, as far as the budget has them: what the call might
+                use if it turns out large.
             **wanted: Amounts by kind: ``tokens``, ``requests``, ``money``, ``steps``, ``tool_calls``.
 
         Raises:
             BudgetExceededError: It does not fit, whatever the calls under way turn out to use.
         """
-        await self._gate.pass_in_turn(lambda: self._take(wanted))
-        return Hold(self, wanted)
+        taken: dict[str, float] = {}
+        await self._gate.pass_in_turn(lambda: self._take(wanted, most or {}, taken))
+        return Hold(self, taken)
 
-    def reserve_sync(self, **wanted: float) -> Hold:
+    def reserve_sync(self, most: Mapping[str, float] | None = None, **wanted: float) -> Hold:
         """Do as :meth:`reserve`, in sync code.
 
         Raises:
@@ -158,8 +164,9 @@ class Budget:
             RuntimeError: This thread runs an event loop, which waiting here would block.
         """
         refuse_on_loop("reserve_sync()", "reserve()")
-        self._gate.pass_in_turn_sync(lambda: self._take(wanted))
-        return Hold(self, wanted)
+        taken: dict[str, float] = {}
+        self._gate.pass_in_turn_sync(lambda: self._take(wanted, most or {}, taken))
+        return Hold(self, taken)
 
     def charge(self, **used: float) -> None:
         """Spend at once, without waiting: steps, tool calls, or whatever was used already.
@@ -178,20 +185,23 @@ class Budget:
         with self._gate.held():
             self._check({})
 
-    def _take(self, wanted: dict[str, float]) -> float | None:
+    def _take(
+        self, wanted: Mapping[str, float], most: Mapping[str, float], taken: dict[str, float]
+    ) -> float | None:
         """Reserve, or return how long to wait; the lock of the family is held."""
         self._check(wanted)
-        for budget in self._family:
-            for kind, amount in wanted.items():
-                pot = budget._pots[kind]
-                if pot.spent + pot.reserved + amount > pot.limit * (1 + EPSILON):
-                    return self._left_seconds()  # others may settle to less until then
-        for budget in self._family:
-            for kind, amount in wanted.items():
+        for kind, amount in wanted.items():
+            pots = [budget._pots[kind] for budget in self._family]
+            left = min(pot.limit - pot.spent for pot in pots)
+            amount = taken[kind] = max(amount, min(most.get(kind, 0.0), left))
+            if any(pot.spent + pot.reserved + amount > pot.limit * (1 + EPSILON) for pot in pots):
+                return self._left_seconds()  # others may settle to less until then
+        for kind, amount in taken.items():
+            for budget in self._family:
                 budget._pots[kind].reserved += amount
         return None
 
-    def _check(self, wanted: dict[str, float], beside_reserved: bool = False) -> None:
+    def _check(self, wanted: Mapping[str, float], beside_reserved: bool = False) -> None:
         for budget in self._family:
             if budget.elapsed >= budget.seconds:
                 raise BudgetExceededError("seconds", budget.seconds, budget.elapsed)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from manyhands.limits.budget import Budget, Hold
+    from manyhands.limits.estimate import Guess
     from manyhands.messages import ChatMessage, ChatMessageStreamDelta
 
 
@@ -53,7 +54,8 @@ class BudgetedModel(ModelWrapper):
             reply = await ask(self.model, messages, **options)
             return reply
         finally:
-            spending.settle(reply)
+            if spending is not None:
+                spending.settle(reply)
 
     async def agenerate_stream(
         self,
@@ -74,36 +76,42 @@ class BudgetedModel(ModelWrapper):
                     fold.add(delta)
                     yield delta
         finally:
-            spending.settle(fold.message() if fold else None)
+            if spending is not None:
+                spending.settle(fold.message() if fold else None)
 
-    async def _reserve(self, messages: list[ChatMessage], options: dict[str, Any]) -> _Spending:
+    async def _reserve(self, messages: list[ChatMessage], options: dict[str, Any]) -> _Spending | None:
         budget = self.budget or current_budget()
         if budget is None:
-            return _Spending(self, None, TokenUsage(0, 0), None)
-        expected = self._estimator.guess(messages, {**self.kwargs, **options})
-        money = budget.cost(self.model_id, expected)
-        hold = await budget.reserve(tokens=expected.total_tokens, requests=1, money=money)
-        return _Spending(self, budget, expected, hold)
+            return None
+        options = {**options, **self.kwargs}
+        guess = self._estimator.guess(messages, options)
+        hold = await budget.reserve(
+            most={"tokens": guess.most.total_tokens, "money": budget.cost(self.model_id, guess.most)},
+            tokens=guess.usage.total_tokens,
+            money=budget.cost(self.model_id, guess.usage),
+            requests=1,
+        )
+        return _Spending(self, budget, guess, hold)
 
 
 class _Spending:
     """What one request has reserved, and will have used."""
 
-    def __init__(
-        self, model: BudgetedModel, budget: Budget | None, expected: TokenUsage, hold: Hold | None
-    ) -> None:
+    __slots__ = ("_budget", "_guess", "_hold", "_model")
+
+    def __init__(self, model: BudgetedModel, budget: Budget, guess: Guess, hold: Hold) -> None:
         self._model = model
         self._budget = budget
-        self._expected = expected
+        self._guess = guess
         self._hold = hold
 
     def settle(self, reply: ChatMessage | None) -> None:
         """Pay for a reply as far as it came; without one, for the request alone."""
-        if self._budget is None or self._hold is None:
-            return
         used = TokenUsage(0, 0)
-        if reply is not None:
+        if reply is not None and reply.token_usage is not None:
+            used = reply.token_usage
+            self._model._estimator.learn(self._guess, used)
+        elif reply is not None:
             # A provider that does not count, or a stream that was left: what was seen is guessed.
-            used = reply.token_usage or TokenUsage(self._expected.input_tokens, estimate_prompt([reply]))
-            self._model._estimator.learn(used)
+            used = TokenUsage(self._guess.usage.input_tokens, estimate_prompt([reply]))
         self._hold.settle(tokens=used.total_tokens, money=self._budget.cost(self._model.model_id, used))

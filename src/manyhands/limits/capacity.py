@@ -51,7 +51,7 @@ class Line(Protocol):
 
     def leave(self, seat: Seat) -> bool: ...
 
-    def pop(self) -> Seat | None: ...
+    def take(self) -> Seat | None: ...
 
     def waiting(self) -> int: ...
 
@@ -142,7 +142,9 @@ class CapacityLimiter(Errands):
 
     async def wait_in_line(self, key: str, timeout: float | None) -> None:  # noqa: ASYNC109
         """Take a slot when it is this task's turn; ``key`` tells lines that ask whose task it is."""
-        seat = TaskSeat(self._awake, key)
+        seat = TaskSeat(self._awake)
+        if key:
+            seat.key = key
         timer = None
         try:
             self._join(seat)
@@ -163,7 +165,8 @@ class CapacityLimiter(Errands):
         """Take a slot when it is this thread's turn, within ``timeout`` seconds."""
         if self.try_acquire():
             return
-        seat = ThreadSeat(key)
+        seat = ThreadSeat()
+        seat.key = key
         try:
             self._join(seat)
             in_time = seat.wait(timeout) or not self._give_up(seat)
@@ -218,7 +221,7 @@ class CapacityLimiter(Errands):
 
     def _admit(self) -> None:
         while self._held < self._ceiling:
-            seat = self._line.pop()
+            seat = self._line.take()
             if seat is None:
                 return
             self._held += 1

@@ -98,7 +98,7 @@ class _Call:
 
     def __init__(self, model: LimitedModel, messages: list[ChatMessage], options: dict[str, Any]) -> None:
         self._model = model
-        self._expected = model._estimator.guess(messages, {**model.kwargs, **options})
+        self._expected = model._estimator.guess(messages, {**options, **model.kwargs})
         self._before: Reservation | None = None
         self._used: TokenUsage | None = None
 
@@ -107,7 +107,7 @@ class _Call:
         # The slot comes first: a reservation has to be used when it is given.
         await model.slots.acquire()
         try:
-            self._reservation = await model.rate.reserve(self._expected.total_tokens)
+            self._reservation = await model.rate.reserve(self._expected.usage.total_tokens)
         except BaseException:
             model.slots.release()
             raise
@@ -135,13 +135,12 @@ class _Call:
     def _settle(self, error: BaseException | None) -> None:
         if isinstance(error, RateLimitError):
             pause = _UNASKED_PAUSE if error.retry_after is None else error.retry_after
-            self._reservation.settle(0)
             self._reservation.refused(pause)
             vars(error)[LIMITER_KNOWS] = True
         elif isinstance(error, ProviderError) and error.status is not None:
             self._reservation.settle(0)
         elif self._used is not None:
-            self._model._estimator.learn(self._used)
+            self._model._estimator.learn(self._expected, self._used)
             self._reservation.settle(self._used.total_tokens)
         # Without a count, of a cancelled call for example, the guess stands.
 

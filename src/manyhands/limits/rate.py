@@ -36,11 +36,12 @@ class Reservation:
     """What one call may use; settle it when the call is over.
 
     Attributes:
+        requests: Requests reserved: 1, or 0 once cancelled.
         tokens: Tokens reserved, or used once settled.
         at: When the call was let out, by the limiter's clock.
     """
 
-    __slots__ = ("_epoch", "_limiter", "_request", "_spent", "_use", "at", "tokens")
+    __slots__ = ("_epoch", "_limiter", "_request", "_spent", "_use", "at", "requests", "tokens")
 
     def __init__(self, limiter: RateLimiter, tokens: float, at: float) -> None:
         self._limiter = limiter
@@ -48,16 +49,17 @@ class Reservation:
         self._request = limiter._requests.take(1, at)
         self._use = limiter._tokens.take(tokens, at)
         self._spent = (limiter._requests.spent, limiter._tokens.spent)
+        self.requests = 1
         self.tokens = tokens
         self.at = at
 
     def settle(self, tokens: float) -> None:
         """Replace the tokens reserved by those really used; what was too much is there for others now."""
-        self._limiter._settle(self, tokens)
+        self._limiter._settle(self, tokens, self.requests)
 
     def cancel(self) -> None:
         """Give everything back: the call was never sent."""
-        self._limiter._settle(self, 0, requests=0)
+        self._limiter._settle(self, 0, 0)
 
     def observe(self, headers: Mapping[str, str]) -> None:
         """Take in the ``x-ratelimit-*`` headers of the answer to this call."""
@@ -66,9 +68,11 @@ class Reservation:
     def refused(self, seconds: float) -> None:
         """Note that the provider refused this call: everyone on the key waits for ``seconds``.
 
-        Many calls under way are refused together; that counts as one refusal.
+        Many calls under way are refused together; that counts as one refusal. What is refused costs
+        nothing, so all that was reserved is given back.
         """
         self._limiter.pause(seconds, self)
+        self.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class RateLimiter(Turnstile):
             TimeoutError: It may not be sent in time.
         """
         seconds, taken = checked_timeout(timeout), _Taken(self, _checked_tokens(tokens))
-        if not await self.pass_in_turn(taken.attempt, seconds):
+        if not self.try_pass(taken.attempt) and not await self.pass_in_turn(taken.attempt, seconds):
             raise self._too_late(seconds)
         return taken.reservation
 
@@ -200,13 +204,13 @@ class RateLimiter(Turnstile):
 
     # --- What comes back -------------------------------------------------------------------------
 
-    def _settle(self, reservation: Reservation, tokens: float, requests: float = 1) -> None:
+    def _settle(self, reservation: Reservation, tokens: float, requests: int) -> None:
         with self._lock:
             now = self._clock()
             self._tokens.correct(reservation._use, tokens - reservation.tokens, now)
-            if requests != 1:
-                self._requests.correct(reservation._request, requests - 1, now)
-            reservation.tokens = tokens
+            if requests != reservation.requests:
+                self._requests.correct(reservation._request, requests - reservation.requests, now)
+            reservation.tokens, reservation.requests = tokens, requests
         self._changed()
 
     def pause(self, seconds: float, refused: Reservation | None = None) -> None:

@@ -91,7 +91,7 @@ class FairLine:
         self._seats -= 1
         return True
 
-    def pop(self) -> Seat | None:
+    def take(self) -> Seat | None:
         """Remove and return the next that can take a call now."""
         resting: list[tuple[float, int, str]] = []
         seat = None
@@ -108,7 +108,7 @@ class FairLine:
         time, _, name = turn
         tenant = self._tenants[name]
         before = len(tenant.line)
-        seat = tenant.line.pop()
+        seat = tenant.line.take()
         self._seats -= before - len(tenant.line)
         if seat is not None:
             self._now = max(self._now, time)

@@ -39,7 +39,8 @@ class Turnstile(Errands):
         with self._lock:
             if self._errands:
                 self._do_errands()
-            passed = self._line.first() is None and attempt() is None
+            # Those whose loops are at rest do not stand in the way.
+            passed = (not self._line or self._line.first() is None) and attempt() is None
         if self._errands:
             self._run_errands()
         return passed

@@ -4,7 +4,8 @@ Three ideas, each small:
 
 *A seat* is somebody's place in a line: a task on its loop, or a thread. It knows whether whoever sits
 there can hear a call now (the loop runs), later (the loop is at rest between two runs), or never again
-(the loop is closed).
+(the loop is closed). It may have a ``key`` that says for whom it waits, and notes whether it was
+``granted`` what it waits for, or has ``left``.
 
 *A parcel* carries a call to another loop. A loop that is closed throws its parcels away; a parcel that
 is thrown away unopened says so, and what it carried goes to the next in line. So a loop that dies
@@ -88,19 +89,18 @@ class TaskSeat:
 
     Args:
         awake: Called on the task's loop when that runs again after a rest in which the seat was called.
-        key: Whose seat it is, for lines that ask.
     """
 
-    __slots__ = ("_awake", "_knocked", "future", "granted", "key", "left", "loop")
+    # Defaults on the class: a seat is made for every wait, and most of them never differ.
+    key = ""
+    granted = False
+    left = False
+    _knocked = False
 
-    def __init__(self, awake: Callable[[Any], object], key: str = "") -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[bool] = self.loop.create_future()
-        self.key = key
-        self.granted = False
-        self.left = False
+    def __init__(self, awake: Callable[[Any], object]) -> None:
+        self.loop = loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[bool] = loop.create_future()
         self._awake = awake
-        self._knocked = False
 
     def hears(self) -> bool:
         """Return whether the task can take a call now."""
@@ -124,7 +124,8 @@ class TaskSeat:
     def call(self, lost: Callable[[TaskSeat], object]) -> None:
         """Wake the task; ``lost`` is told of the seat if its loop is closed before it hears."""
         if self.loop is _get_running_loop():
-            self.wake()
+            if not self.future.done():
+                self.future.set_result(True)
             return
         # A closed loop raises and drops the parcel, which then reports its loss.
         with suppress(RuntimeError):
@@ -137,15 +138,14 @@ class TaskSeat:
 
 
 class ThreadSeat:
-    """A thread in line; the arguments are those of :class:`TaskSeat`."""
+    """A thread in line."""
 
-    __slots__ = ("bell", "granted", "key", "left")
+    key = ""
+    granted = False
+    left = False
 
-    def __init__(self, key: str = "") -> None:
+    def __init__(self) -> None:
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.key = key
-        self.granted = False
-        self.left = False
 
     def hears(self) -> bool:
         """Return whether the thread can take a call now: always."""
@@ -191,49 +191,43 @@ def first_to_hear(seats: Iterable[Seat], gone: list[Seat]) -> Seat | None:
     return None
 
 
-class FifoLine:
+class FifoLine(OrderedDict[Seat, None]):
     """A line in which the oldest comes first; joining and leaving take constant time."""
 
-    __slots__ = ("_seats",)
-
-    def __init__(self) -> None:
-        # A plain dict finds its first entry in linear time once many before it were deleted.
-        self._seats: OrderedDict[Seat, None] = OrderedDict()
+    # A plain dict finds its first entry in linear time once many before it were deleted.
+    __slots__ = ()
 
     def join(self, seat: Seat) -> None:
         """Take a place at the end."""
-        self._seats[seat] = None
+        self[seat] = None
 
     def leave(self, seat: Seat) -> bool:
         """Give up a place, and return whether there was one."""
-        return self._seats.pop(seat, seat) is None
+        return self.pop(seat, seat) is None
 
     def first(self) -> Seat | None:
         """Return the oldest that can take a call now; those that never will are dropped."""
         gone: list[Seat] = []
-        seat = first_to_hear(self._seats, gone)
+        seat = first_to_hear(self, gone)
         for lost in gone:
-            del self._seats[lost]
+            del self[lost]
         return seat
 
-    def pop(self) -> Seat | None:
+    def take(self) -> Seat | None:
         """Remove and return :meth:`first`."""
-        for seat in self._seats:  # nearly always the oldest hears
+        for seat in self:  # nearly always the oldest hears
             if not seat.hears():
                 break
-            del self._seats[seat]
+            del self[seat]
             return seat
         found = self.first()
         if found is not None:
-            del self._seats[found]
+            del self[found]
         return found
 
     def waiting(self) -> int:
         """Return how many wait who will still hear a call."""
-        return sum(not seat.is_gone() for seat in list(self._seats))
-
-    def __len__(self) -> int:
-        return len(self._seats)
+        return sum(not seat.is_gone() for seat in list(self))
 
 
 def checked_timeout(timeout: object) -> float:

@@ -237,7 +237,12 @@ def whole_delta(message: ChatMessage) -> ChatMessageStreamDelta:
         for index, call in enumerate(message.tool_calls or ())
     ]
     return ChatMessageStreamDelta(
-        message.text or None, calls or None, message.token_usage, message.reasoning_content
+        message.text or None,
+        calls or None,
+        message.token_usage,
+        message.reasoning_content,
+        message.provider_items,
+        message.raw,
     )
 
 

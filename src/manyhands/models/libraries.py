@@ -10,7 +10,8 @@ import functools
 import importlib
 import importlib.util
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from manyhands._bridge import workers
 from manyhands.errors import (
@@ -20,6 +21,7 @@ from manyhands.errors import (
     MissingExtraError,
     ProviderError,
 )
+from manyhands.limits.capacity import CapacityLimiter
 from manyhands.models import failures
 from manyhands.models.endpoint import Secret
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from types import ModuleType
 
+T = TypeVar("T")
 _LONGEST_REASON = 500
 _SECRET_NAMES = ("key", "token", "secret", "password", "authorization", "credential")
 # Classes that stand for "no answer came", by name: the libraries do not agree on one.
@@ -70,6 +73,42 @@ async def load(module: str) -> ModuleType:
     if found is None or getattr(getattr(found, "__spec__", None), "_initializing", False):
         found = await workers.run(lambda: importlib.import_module(module), label="import")
     return found
+
+
+class Once(Generic[T]):
+    """An object that takes long to make: made at the first call, on a worker thread, for all loops.
+
+    Args:
+        make: Makes it; called again if it raises.
+        label: Name of the thread meanwhile.
+    """
+
+    def __init__(self, make: Callable[[], T], label: str) -> None:
+        self._make = make
+        self._label = label
+        self._made: T | None = None
+        self._line = CapacityLimiter(1, name=label)
+        self._lock = threading.Lock()
+
+    async def get(self) -> T:
+        """Return the object."""
+        if self._made is None:
+            async with self._line:
+                return await workers.run(self.get_sync, label=self._label)
+        return self._made
+
+    def get_sync(self) -> T:
+        """Return the object, from a thread that may block."""
+        # The line lets one caller in. One that was cancelled may have left its thread in here.
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    @property
+    def made(self) -> T | None:
+        """The object, ``None`` before the first call."""
+        return self._made
 
 
 # --- Its errors as ours ------------------------------------------------------------------------
@@ -122,13 +161,16 @@ def _status(error: Exception) -> int | None:
 
 def _headers(error: Exception) -> Mapping[str, str]:
     """Return the headers that say when to come back, under the names that are asked for."""
-    found: dict[str, str] = {}
-    for given in (getattr(getattr(error, "response", None), "headers", None), getattr(error, "headers", None)):
-        for name, value in getattr(given, "items", dict)():
-            if str(name).lower().startswith("retry-after"):
-                lower = str(name).lower()
-                found["Retry-After" if lower == "retry-after" else lower] = str(value)
-    return found
+    response = getattr(error, "response", None)
+    given = [
+        getattr(response, "headers", None),
+        getattr(error, "headers", None),
+        getattr(error, "litellm_response_headers", None),
+    ]
+    named = [
+        (str(name).lower(), str(value)) for each in given for name, value in getattr(each, "items", tuple)()
+    ]
+    return {"Retry-After" if name == "retry-after" else name: value for name, value in named}
 
 
 def _chain(error: BaseException | None) -> Iterable[BaseException]:

@@ -31,7 +31,7 @@ _SECONDS = 0.25
 _ACCENT = "#d4b702"
 _MOST_ROWS = 10
 # Lines of a board that are not tasks, and one for the prompt below.
-_OTHER_LINES = 13
+_OTHER_LINES = 14
 
 
 class Board:
@@ -107,6 +107,8 @@ def render(now: Snapshot, title: str = "") -> RenderableType:
         parts.append(_slowest(now))
     if now.note:
         parts.append(Text(now.note, style=f"bold {_ACCENT}"))
+    # The cursor rests here: what the terminal echoes (^C) does not run over the edge and shift the board.
+    parts.append(Text(""))
     return Group(*parts)
 
 

@@ -646,14 +646,14 @@ def f(**kw): return kw
 leak(f(**{"$due": 1}))
 ---
 class C:
-    __slots__ = ("__dict__", "$own")
+    __slots__ = ("__dict__", "_abc_$own")
 leak(C().__dict__)
 ---
 class C: pass
-setattr(C, "$own", False)
+setattr(C, "_abc_$own", False)
 ---
 class C: pass
-leak(getattr(C, "$own"))
+leak(getattr(C, "_abc_$own"))
 ---
 globals()["$tick"] = lambda: None
 exec("leak(globals())")
@@ -1046,3 +1046,81 @@ RISKY_IMPORTS = [
     "sys",
     "copyreg",
 ]
+
+#: Escapes that were published, in the form they took for their own sandbox. By identifier.
+PUBLISHED = {
+    # smolagents: modules reached through authorised modules
+    "CVE-2025-5120": "import random\nleak(random._os.system)",
+    "CVE-2025-5120 via queue": "import queue\nleak(queue.threading._sys.modules['os'])",
+    "CVE-2025-5120 via statistics": "import statistics\nleak(statistics.sys.modules['os'])",
+    # smolagents: dunder attributes of functions and classes reached from allowed objects
+    "CVE-2025-9959": "leak(getattr(str, '__base__').__subclasses__())",
+    "CVE-2025-9959 mro": "leak([c for c in ().__class__.__mro__[1].__subclasses__() if 'Popen' in str(c)])",
+    "CVE-2025-9959 via method": "class A:\n    def m(self): pass\nleak(A.m.__globals__['__builtins__'])",
+    # smolagents: guards that a with statement, a deletion or an augmented assignment did not meet
+    "CVE-2026-4963 with": (
+        "class C:\n    def __enter__(self): return self\n    def __exit__(self, t, e, tb): leak(tb.tb_frame)\n"
+        "with C():\n    1 / 0"
+    ),
+    "CVE-2026-4963 delete": "class C: pass\ndel C.__init__.__globals__['x']\nleak(C.__init__.__globals__)",
+    "CVE-2026-4963 code": "def f(): pass\ndef g(): leak(1)\nf.__code__ = g.__code__\nsecret()",
+    "CVE-2026-4963 setattr": "def f(): pass\nsetattr(f, '__code__', (lambda: 0).__code__)\nsecret()",
+    "CVE-2026-4963 hasattr": "leak(hasattr(leak, '__globals__'), getattr(leak, '__globals__'))",
+    "CVE-2026-4963 augmented code": "def f(): pass\nclass R:\n    def __radd__(s, o): leak(o)\nf.__code__ += R()",
+    "CVE-2026-4963 augmented": "def f(): pass\nf.__globals__ |= {'x': 1}\nleak(f.__globals__)",
+    # RestrictedPython: generator frames
+    "CVE-2023-37271": (
+        "def g():\n    yield x.gi_frame.f_back.f_back.f_globals\nx = g()\nleak([r for r in x][0])"
+    ),
+    "CVE-2023-37271 expression": "q = (q.gi_frame.f_back.f_back for _ in [1])\nleak([*q][0])",
+    # RestrictedPython: str.format and format_map
+    "CVE-2023-41039": "leak('{0.gi_frame.f_back}'.format(x for x in [1])); secret()",
+    "CVE-2023-41039 map": "'{g.gi_frame}'.format_map({'g': (x for x in [1])}); secret()",
+    "CVE-2023-41039 unbound": "str.format('{0.gi_frame}', (x for x in [1])); secret()",
+    # RestrictedPython: AttributeError.obj and string.Formatter
+    "CVE-2024-47532": "import string\ntry:\n    string.Formatter().get_field('a._os.x', [], {'a': string})\nexcept AttributeError as e:\n    leak(e.obj)",
+    "CVE-2024-47532 match": "import random\ntry:\n    random.nope\nexcept AttributeError as e:\n    match e:\n        case AttributeError(obj=o): leak(o)",
+    # RestrictedPython: try/except* groups
+    "CVE-2025-22153": "try:\n    raise ExceptionGroup('', [ValueError()])\nexcept* ValueError as eg:\n    leak(eg.__traceback__.tb_frame)",
+    "CVE-2025-22153 derive": "class E(ExceptionGroup):\n    def derive(self, excs): leak(excs[0].__traceback__); return E('', excs)\ntry:\n    raise E('', [ValueError()])\nexcept* ValueError as eg:\n    leak(eg)",
+    "CVE-2025-22153 split": (
+        "class E(ExceptionGroup):\n    def split(self, t): return (leak, leak, leak)\n"
+        "try:\n    raise E('', [ValueError()])\nexcept* ValueError as eg:\n    leak(eg)\n    secret()"
+    ),
+    "CVE-2025-22153 split not a tuple": (
+        "class E(ExceptionGroup):\n    def split(self, t): return 'ab'\n"
+        "try:\n    raise E('', [ValueError()])\nexcept* ValueError as eg:\n    secret()"
+    ),
+    "CVE-2025-22153 split of an object": (
+        "class E(ExceptionGroup):\n    def arm(self): self.split = lambda t: 1; return self\n"
+        "try:\n    raise E('', [ValueError()]).arm()\nexcept* ValueError as eg:\n    secret()"
+    ),
+    # RestrictedPython: string.Formatter again, by way of its parts
+    "CVE-2026-76825": "import string\nleak(string.Formatter().get_field('f.__globals__', (), {'f': leak})[0])",
+    "CVE-2026-76825 vformat": "import string\nstring.Formatter().vformat('{0.__globals__}', [lambda: 0], {}); secret()",
+    # n8n: string formatting and exceptions against an attribute deny list
+    "CVE-2026-0863": "try:\n    '{0.__class__.__base__.nope}'.format(1)\nexcept AttributeError as e:\n    leak(e.obj.__subclasses__())",
+    "CVE-2026-0863 match": "try:\n    '{0.__class__.__base__.nope}'.format(1)\nexcept Exception as e:\n    match e:\n        case AttributeError(obj=o): leak(o)",
+    # The usual suspects of sandbox challenges
+    "license": "leak(license._Printer__setup.__globals__)",
+    "help": "leak(help.__class__.__call__.__globals__)",
+    "breakpoint": "breakpoint()",
+    "audit hook": "import sys\nsys.addaudithook(leak)",
+    "settrace": "import sys\nsys.settrace(lambda *a: leak(*a))",
+    "setprofile": "import threading\nthreading.setprofile(lambda *a: leak(*a))",
+    "unraisable": "import sys\nsys.unraisablehook = leak",
+    "warnings filter": "import warnings\nleak(warnings._getaction.__globals__)",
+    "decorator chain": "@leak\n@getattr\nclass x: pass",
+    "class keyword": "class C(metaclass=lambda *a: leak(a)): pass",
+    "import hook": "class C:\n    def find_spec(self, *a): leak(a)\nimport sys\nsys.meta_path.append(C())",
+    "async generator hooks": "import sys\nsys.set_asyncgen_hooks(leak)",
+    "type alias": "type('X', (object,), {'__init_subclass__': leak})",
+    "bytes of code": "leak(compile('1', '', 'eval').replace)",
+    "walrus target": "[__builtins__ := {} for _ in [1]]",
+    "star import": "from random import *\nleak(_os)",
+    "dotted alias": "import collections.abc as c\nleak(c.sys)",
+    "weak reference": "import weakref\nleak(weakref.getweakrefs)",
+    "pickle": "import pickle\npickle.loads(b'cos\\nsystem\\n')",
+    "ctypes": "import ctypes\nleak(ctypes.pythonapi)",
+    "numpy pickle": "import numpy as np\nnp.load('x', allow_pickle=True)",
+}

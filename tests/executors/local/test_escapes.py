@@ -14,7 +14,7 @@ import pytest
 from manyhands.errors import InterpreterError
 from manyhands.executors.local import LocalPythonExecutor
 
-from .attacks import ATTACKS, RISKY_IMPORTS
+from .attacks import ATTACKS, PUBLISHED, RISKY_IMPORTS
 from .canary import PLANTED, Canary, changed_classes
 
 # Some attacks leave coroutines behind that nobody awaits; Python says so when it collects them.
@@ -85,6 +85,16 @@ def test_an_attack_gets_nothing_with_more_modules(source: str) -> None:
     executor, canary = armed(RISKY_IMPORTS)
     attempt(executor, source)
     assert canary.found == []
+    assert_host_unchanged()
+
+
+@pytest.mark.parametrize("source", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_a_published_escape_gets_nothing(source: str) -> None:
+    """With few and with many modules."""
+    for imports in ([], RISKY_IMPORTS):
+        executor, canary = armed(imports)
+        attempt(executor, source)
+        assert canary.found == []
     assert_host_unchanged()
 
 

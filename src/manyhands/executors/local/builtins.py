@@ -154,6 +154,15 @@ def _matchable(find: Any) -> Any:
     return cls
 
 
+def _check_group(group: BaseExceptionGroup[Any]) -> None:
+    """Refuse an exception group that answers for its own parts."""
+    for base in type.__dict__["__mro__"].__get__(type(group)):
+        if guards.is_own_class(base) and {"split", "__getattribute__", "__getattr__"} & set(vars(base)):
+            raise guards.Denied("An exception group whose class defines 'split' cannot be used with except*.")
+    if "split" in object.__getattribute__(group, "__dict__"):
+        raise guards.Denied("An exception group that carries 'split' cannot be used with except*.")
+
+
 class _Compiled:
     """What ``compile`` gives: a snippet that has been checked."""
 
@@ -263,6 +272,8 @@ _TWINS: dict[str, Any] = {
     "__build_class__": _build_class,
     "__import__": _dunder_import,
     DUE: True,  # where a namespace was emptied, its code is outside
+    "$groups": BaseExceptionGroup,
+    "$checkgroup": _check_group,
     "$Stop": Stop,
     "$mark": staticmethod(True),  # a descriptor, which an enum does not take for a member
     "$tick": tick,

@@ -477,7 +477,7 @@ _NUMPY_FILES = words(
 #: Members that are never shown, by module.
 HIDDEN: dict[str, frozenset[str]] = {
     "numpy": _NUMPY_FILES - {"char", "exceptions", "rec"},
-    "numpy.random": frozenset({"set_state", "mtrand", "bit_generator", "test"}),
+    "numpy.random": frozenset({"mtrand", "bit_generator", "test"}),
     "pandas": words(
         """
             read_pickle to_pickle HDFStore read_hdf read_sql read_sql_query read_sql_table ExcelFile

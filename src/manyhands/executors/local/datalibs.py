@@ -80,8 +80,10 @@ def member(module: str, name: str, value: Any) -> Any:
     """A member of a numpy or pandas module, as the code gets it."""
     if module.startswith("pandas") and name.startswith("read_"):
         return _reading_buffers(value)
-    if module == "numpy.random" and type(getattr(value, "__self__", None)).__name__ == "RandomState":
-        return _of_this_run(name)
+    if module == "numpy.random" and not isinstance(value, type):
+        own = getattr(value, "__self__", None)
+        if type(own).__name__ == "RandomState" or name in ("seed", "get_state", "set_state"):
+            return _of_this_run(value.__name__)
     return value
 
 

@@ -590,7 +590,20 @@ class Rewriter:
             final = [ast.If(self.on_time(node.finalbody[0], ALIVE), final, [], **at)]
         return type(node)(body, handlers, orelse, final, **where(node))
 
-    visit_TryStar = visit_Try
+    def visit_TryStar(self, node: ast.TryStar) -> Any:
+        """``except*`` trusts the ``split`` method of what it caught: before 3.13.2 without looking at its result."""
+        new: Any = self.visit_Try(node)
+        at = where(node)
+        name = f"$group{at['lineno']}"
+        if self.scope.kind == "module":
+            self.module_names.add(name)
+        check: list[ast.stmt] = [
+            ast.Expr(self.call("$checkgroup", node, self.load(name, node)), **at),
+            ast.Raise(None, None, **at),
+        ]
+        handler = ast.ExceptHandler(self.load("$groups", node), name, check, **at)
+        new.body = [ast.Try(new.body, [handler], [], [], **at)]
+        return new
 
     def _handler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
         kind = self.maybe(node.type)

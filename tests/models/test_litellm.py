@@ -1,0 +1,451 @@
+"""litellm as a way to any provider: the real library, asked for a simulated provider and a real proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from blockbuster import blockbuster_ctx
+
+from manyhands import ToolCallingAgent, tool
+from manyhands.errors import (
+    AuthenticationError,
+    BadRequestError,
+    CallerError,
+    ConnectionFailedError,
+    MissingExtraError,
+    ProviderError,
+    RateLimitError,
+    ServerError,
+)
+from manyhands.messages import (
+    ChatMessage,
+    ChatMessageToolCall,
+    ChatMessageToolCallFunction,
+    MessageRole,
+    TokenUsage,
+    agglomerate_stream_deltas,
+    message,
+)
+from manyhands.models.base import Model
+from manyhands.models.cleaning import REMOVE_PARAMETER
+from manyhands.models.litellm import LiteLLMModel
+from manyhands.testing import SimulatedProvider
+from manyhands.testing.simulated import Call, ChatRequest, Reply
+from tests.models.servers import CHUNKED, answering, chunk, completion, events, http, said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+needs_litellm = pytest.mark.skipif(
+    importlib.util.find_spec("litellm") is None, reason='litellm is not installed: pip install "manyhands[litellm]"'
+)
+# litellm leaves tasks and sockets of its own behind; what is ours is checked by name below.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+TASK = [message(MessageRole.USER, "Say hello.")]
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """As everywhere, except that litellm itself may read certificates and counters of tokens."""
+    with blockbuster_ctx("manyhands") as blocking:
+        for function in blocking.functions.values():
+            function.can_block_in("litellm/main.py", {"acompletion"})
+            function.can_block_in("litellm/utils.py", {"wrapper_async"})
+            function.can_block_in("litellm/router.py", {"acompletion"})
+            function.can_block_in("litellm/litellm_core_utils/streaming_handler.py", {"__anext__"})
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_look_ups_in_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+def model(base: str, model_id: str = "openai/tiny", **settings: Any) -> LiteLLMModel:
+    return LiteLLMModel(model_id, **{"api_base": base, "api_key": "sk-test-123", **settings})
+
+
+async def streamed(asked: Model, messages: list[ChatMessage] = TASK, **options: Any) -> ChatMessage:
+    return agglomerate_stream_deltas([delta async for delta in asked.agenerate_stream(messages, **options)])
+
+
+# --- Asking ------------------------------------------------------------------------------------
+
+
+@needs_litellm
+async def test_a_question_gets_its_reply_and_its_token_counts() -> None:
+    async with SimulatedProvider(policy=lambda _: "Hello!", api_key="sk-test-123") as provider:
+        got = await model(provider.base_url).agenerate(TASK)
+        folded = await streamed(model(provider.base_url))
+    assert got.content == folded.content == "Hello!"
+    assert got.token_usage == folded.token_usage
+    assert got.token_usage is not None
+    assert got.token_usage.input_tokens > 0
+
+
+@needs_litellm
+async def test_what_is_asked_arrives() -> None:
+    async with SimulatedProvider(policy=lambda _: Reply(calls=[Call("look")]), record=1) as provider:
+        asked = model(provider.base_url, temperature=0.5, extra_body={"top_k": 3})
+        await asked.agenerate(
+            TASK,
+            stop_sequences=["Observation:"],
+            tools_to_call_from=[TOOL],
+            max_tokens=9,
+            seed=REMOVE_PARAMETER,
+        )
+        (request,) = provider.received
+    assert request.body == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "stop": ["Observation:"],
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_k": 3,
+    }
+
+
+@needs_litellm
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_tool_calls_come_back_whole(stream: bool) -> None:
+    calls = [Call("look", {"where": "here"}), Call("look", {"where": "there"})]
+    async with SimulatedProvider(policy=lambda _: Reply(calls=calls)) as provider:
+        asked = model(provider.base_url)
+        got = await (streamed if stream else type(asked).agenerate)(asked, TASK, tools_to_call_from=[TOOL])
+    assert got.tool_calls is not None
+    assert [call.function.name for call in got.tool_calls] == ["look", "look"]
+    assert [json.loads(call.function.arguments)["where"] for call in got.tool_calls] == ["here", "there"]
+    assert len({call.id for call in got.tool_calls}) == 2
+
+
+@needs_litellm
+async def test_calls_results_and_images_go_out_in_the_providers_form() -> None:
+    call = ChatMessageToolCall(ChatMessageToolCallFunction({"where": "here"}, "look"), "c1")
+    conversation = [
+        message(MessageRole.USER, "Look.", [PIXEL]),
+        ChatMessage(MessageRole.ASSISTANT, None, [call]),
+        ChatMessage(MessageRole.TOOL_RESPONSE, "a cat", tool_call_id="c1"),
+    ]
+    async with SimulatedProvider(policy=lambda _: "ok", record=1) as provider:
+        await model(provider.base_url).agenerate(conversation, tools_to_call_from=[TOOL])
+        user, assistant, result = provider.received[0].messages
+    assert user["content"][1]["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"
+    assert assistant["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"where":"here"}'}
+    assert (result["role"], result["tool_call_id"], result["content"]) == ("tool", "c1", "a cat")
+
+
+@needs_litellm
+async def test_a_model_that_takes_no_stop_sequences_is_cut_here() -> None:
+    async with SimulatedProvider(policy=lambda _: "one STOP two", record=2) as provider:
+        asked = model(provider.base_url, "openai/o3-mini")
+        assert (await asked.agenerate(TASK, stop_sequences=["STOP"])).content == "one "
+        assert (await streamed(asked, stop_sequences=["STOP"])).content == "one "
+        assert all("stop" not in request.body for request in provider.received)
+
+
+@needs_litellm
+def test_messages_are_flattened_for_those_who_need_it() -> None:
+    assert LiteLLMModel("ollama/llama3").flatten_messages_as_text
+    assert LiteLLMModel("groq/llama3").flatten_messages_as_text
+    assert not LiteLLMModel("openai/tiny").flatten_messages_as_text
+    assert not LiteLLMModel("ollama/llama3", flatten_messages_as_text=False).flatten_messages_as_text
+    assert not LiteLLMModel("ollama/llama3").native_tool_messages
+    assert LiteLLMModel("openai/tiny").native_tool_messages
+
+
+@needs_litellm
+def test_one_model_serves_loop_after_loop_and_leaves_nothing_to_the_next() -> None:
+    async def ask(asked: LiteLLMModel) -> ChatMessage:
+        import litellm
+
+        got = await asked.agenerate(TASK)
+        assert any(_is_ours(name) for name in litellm.in_memory_llm_clients_cache.cache_dict)
+        return got
+
+    with SimulatedProvider(policy=lambda _: "Hello!") as provider:
+        asked = model(provider.base_url)
+        for _ in range(3):
+            assert asyncio.run(ask(asked)).content == "Hello!"
+        assert asked.generate(TASK).content == "Hello!"
+        assert "".join(delta.content or "" for delta in asked.generate_stream(TASK)) == "Hello!"
+        import litellm
+
+        # The loop of `generate` is kept; those before are closed.
+        left = [name for name in litellm.in_memory_llm_clients_cache.cache_dict if _is_ours(name)]
+        assert len(left) == 1
+    gc.collect()
+
+
+def _is_ours(name: str) -> bool:
+    return "sk-test-123" in name
+
+
+# --- When it goes wrong ------------------------------------------------------------------------
+
+
+@needs_litellm
+@pytest.mark.parametrize(
+    ("fault", "kind", "status"),
+    [("429", RateLimitError, 429), ("500", ServerError, 500), ("503", ServerError, 503), ("400", BadRequestError, 400)],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_refusals_become_our_errors(
+    fault: str, kind: type[ProviderError], status: int, stream: bool
+) -> None:
+    async with SimulatedProvider(faults=[fault], retry_after=7) as provider:
+        asked = model(provider.base_url)
+        with pytest.raises(kind, match=r"openai/tiny \(litellm\)") as raised:
+            await (streamed(asked) if stream else asked.agenerate(TASK))
+        assert provider.stats.requests == 1, "litellm asked again by itself"
+    assert raised.value.status == status
+    assert raised.value.retry_after == (7 if fault in ("429", "503") else None)
+
+
+@needs_litellm
+async def test_a_dead_connection_is_told_as_one() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises((ConnectionFailedError, ServerError)):
+            await model(f"http://127.0.0.1:{taken.getsockname()[1]}/v1").agenerate(TASK)
+
+
+@needs_litellm
+async def test_a_time_limit_of_the_caller_is_kept() -> None:
+    async with SimulatedProvider(faults=["stall"]) as provider:
+        with pytest.raises(ConnectionFailedError):
+            await model(provider.base_url, timeout=0.2).agenerate(TASK)
+
+
+@needs_litellm
+async def test_a_key_that_the_server_repeats_is_nowhere_in_the_error() -> None:
+    key = f"sk-{secrets.token_hex(8)}"
+    body = json.dumps({"error": {"message": f"Incorrect API key provided: {key}."}}).encode()
+    async with answering(http(body, "401 Unauthorized")) as server:
+        asked = model(server.base, api_key=key)
+        with pytest.raises(AuthenticationError, match=r"\*\*\*") as raised:
+            await asked.agenerate(TASK)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert key not in shown + repr(raised.value.body) + repr(asked) + repr(vars(asked)) + json.dumps(asked.to_dict())
+
+
+@needs_litellm
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_call_closes_its_connection(stream: bool) -> None:
+    never = asyncio.Event()
+    head = CHUNKED + chunk(events(said("Hel"), done=False)) if stream else b""
+    async with answering([head, never]) as server:
+        asked = model(server.base)
+        call = asyncio.ensure_future(streamed(asked) if stream else asked.agenerate(TASK))
+        await asyncio.wait_for(server.received(1), 30)
+        await asyncio.sleep(0.1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(server.left.wait(), 5)
+
+
+@needs_litellm
+async def test_a_stream_left_early_closes_its_connection() -> None:
+    never = asyncio.Event()
+    async with answering([CHUNKED + chunk(events(said("Hel"), said("lo"), done=False)), never]) as server:
+        deltas = model(server.base).agenerate_stream(TASK)
+        assert (await anext(deltas)).content
+        await deltas.aclose()
+        await asyncio.wait_for(server.left.wait(), 5)
+
+
+@needs_litellm
+async def test_a_stream_that_breaks_off_is_an_error() -> None:
+    async with answering([CHUNKED + chunk(events(said("Hel"), done=False)), None]) as server:
+        with pytest.raises(ProviderError):
+            await streamed(model(server.base))
+
+
+# --- What stays out of sight -------------------------------------------------------------------
+
+
+@needs_litellm
+def test_a_model_is_described_without_its_keys_and_comes_back() -> None:
+    asked = LiteLLMModel(
+        "openai/tiny",
+        "http://user:pass@host/v1?key=1",
+        "sk-secret",
+        temperature=0.5,
+        aws_secret_access_key="x",
+        litellm_params={"api_key": "y", "tier": "z"},
+        max_tokens=5,
+    )
+    described = asked.to_dict()
+    assert described == {
+        "class": "LiteLLMModel",
+        "model_id": "openai/tiny",
+        "api_base": "http://host/v1",
+        "temperature": 0.5,
+        "litellm_params": {"tier": "z"},
+        "max_tokens": 5,
+    }
+    assert LiteLLMModel.from_dict(described).to_dict() == described
+    assert "sk-secret" not in repr(asked)
+
+
+@needs_litellm
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(CallerError, match="model_id"):
+        LiteLLMModel()
+
+
+def test_a_missing_library_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "litellm", raising=False)
+    monkeypatch.setattr("manyhands.models.libraries._installed", lambda _: False)
+    with pytest.raises(MissingExtraError, match=r'LiteLLMModel .*pip install "manyhands\[litellm\]"'):
+        LiteLLMModel("openai/tiny")
+
+
+@needs_litellm
+def test_building_a_model_imports_nothing_and_the_first_call_does_not_hold_up_the_loop() -> None:
+    script = """
+import asyncio, sys, time
+from manyhands.messages import MessageRole, message
+from manyhands.models.litellm import LiteLLMModel
+model = LiteLLMModel("openai/tiny", "http://127.0.0.1:1/v1", "k")
+assert "litellm" not in sys.modules
+async def main():
+    call = asyncio.create_task(model.agenerate([message(MessageRole.USER, "hi")]))
+    beats = 0
+    while "litellm" not in sys.modules or not hasattr(sys.modules["litellm"], "acompletion"):
+        await asyncio.sleep(0.005)
+        beats += 1
+    call.cancel()
+    print(beats)
+asyncio.run(main())
+"""
+    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    assert out.returncode == 0, out.stderr
+    assert int(out.stdout) > 20
+
+
+# --- An agent on it ----------------------------------------------------------------------------
+
+
+@tool
+def population(country: str) -> int:
+    """Look up how many people live in a country.
+
+    Args:
+        country: English name of the country.
+    """
+    return {"Norway": 5, "Peru": 34}[country]
+
+
+def counting(request: ChatRequest) -> Reply:
+    """Look both countries up at once, then answer with the sum of what the tools said."""
+    results = [entry["content"] for entry in request.messages if entry["role"] == "tool"]
+    if not results:
+        return Reply(calls=[Call("population", {"country": c}) for c in ("Norway", "Peru")])
+    numbers = [int("".join(filter(str.isdigit, text))) for text in results]
+    return Reply(calls=[Call("final_answer", {"answer": sum(numbers)})])
+
+
+@needs_litellm
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_agent_works_with_native_tool_messages(stream: bool) -> None:
+    async with SimulatedProvider(policy=counting) as provider:
+        agent = ToolCallingAgent(tools=[population], model=model(provider.base_url), stream_outputs=stream)
+        assert await agent.arun("How many people live in Norway and Peru?") == 39
+
+
+# --- A real proxy ------------------------------------------------------------------------------
+
+PROXY = """
+model_list:
+  - model_name: mocked
+    litellm_params: {model: openai/nothing, api_key: none, mock_response: "Hello from the proxy."}
+  - model_name: limited
+    litellm_params: {model: openai/nothing, api_key: none, mock_response: "litellm.RateLimitError"}
+litellm_settings: {num_retries: 0}
+general_settings: {master_key: sk-proxy-1}
+"""
+
+
+@contextmanager
+def running_proxy(folder: Path) -> Iterator[str]:
+    """A LiteLLM proxy as a process of its own; gives its address, and ends it."""
+    (folder / "proxy.yaml").write_text(PROXY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True", "DISABLE_ADMIN_UI": "True"}
+    command = [sys.executable, "-c", "from litellm import run_server; run_server()"]
+    with (folder / "proxy.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--config", str(folder / "proxy.yaml"), "--host", "127.0.0.1", "--port", str(port)],
+            stdout=log, stderr=subprocess.STDOUT, env=env, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+async def alive(base: str, log: Path, seconds: float = 90) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(seconds):
+        while True:
+            try:
+                async with session.get(f"{base}/health/liveliness") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                assert log.exists()
+            await asyncio.sleep(0.2)
+
+
+@needs_litellm
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("gunicorn") is None, reason='the proxy is not installed: pip install "litellm[proxy]"'
+)
+async def test_a_real_proxy_answers_streams_and_refuses(tmp_path: Path) -> None:
+    from manyhands.models.openai import OpenAIModel
+
+    with running_proxy(tmp_path) as base:
+        await alive(base, tmp_path / "proxy.log")
+        through = model(f"{base}/v1", "openai/mocked", api_key="sk-proxy-1")
+        direct = OpenAIModel("mocked", api_base=f"{base}/v1", api_key="sk-proxy-1")
+        for asked in (through, direct):
+            got = await asked.agenerate(TASK)
+            folded = await streamed(asked)
+            assert got.content == folded.content == "Hello from the proxy."
+            assert isinstance(got.token_usage, TokenUsage)
+            assert folded.token_usage is not None
+        with pytest.raises(RateLimitError):
+            await model(f"{base}/v1", "openai/limited", api_key="sk-proxy-1").agenerate(TASK)
+        with pytest.raises(BadRequestError, match="unheard"):
+            await model(f"{base}/v1", "openai/unheard-of", api_key="sk-proxy-1").agenerate(TASK)
