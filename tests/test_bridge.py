@@ -403,3 +403,31 @@ def test_a_process_that_looked_up_a_name_ends_without_a_word() -> None:
         text=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+async def test_no_call_is_lost_when_threads_grow_tired_of_waiting() -> None:
+    """Threads that stop for want of work and calls that come at that very moment do not miss each other."""
+    workers = Workers(cap=4, idle_seconds=0.0005)
+    for round_ in range(400):
+        calls = [workers.run(lambda n=n: n) for n in range(round_ % 5 + 1)]
+        assert await asyncio.wait_for(asyncio.gather(*calls), 20) == list(range(round_ % 5 + 1))
+        await asyncio.sleep(0.0005)
+    assert workers.stats()["waiting"] == 0
+
+
+async def test_a_call_that_waits_gets_the_place_of_one_that_is_abandoned() -> None:
+    workers = Workers(cap=1)
+    begun, release = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        begun.set()
+        release.wait()
+
+    first = asyncio.create_task(workers.run(stuck))
+    await asyncio.to_thread(begun.wait)
+    second = asyncio.create_task(workers.run(lambda: "served"))
+    await asyncio.sleep(0)
+    assert workers.stats()["waiting"] == 1
+    first.cancel()
+    assert await asyncio.wait_for(second, 20) == "served"
+    release.set()

@@ -114,7 +114,7 @@ _terms: contextvars.ContextVar[tuple[str, Callable[[], object] | None] | None] =
 class _Job:
     """One sync call on its way to a worker thread and back."""
 
-    __slots__ = ("call", "context", "future", "label", "on_start", "started")
+    __slots__ = ("abandoned", "call", "context", "finished", "future", "label", "on_start", "started")
 
     def __init__(self, call: Callable[[], Any], label: str) -> None:
         self.call = call
@@ -122,10 +122,9 @@ class _Job:
         self.context = contextvars.copy_context()
         self.context.run(_terms.set, None)  # the terms are for this call, not for what it calls
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.started = False
+        self.started = self.finished = self.abandoned = False
 
-    def execute(self, before_telling: Callable[[], object] = int) -> None:
-        self.started = True
+    def execute(self, before_telling: Callable[[_Job], object] = id) -> None:
         if self.on_start is not None:
             with suppress(RuntimeError):
                 self.future.get_loop().call_soon_threadsafe(self.on_start)
@@ -134,7 +133,7 @@ class _Job:
             result = self.context.run(self.call)
         except BaseException as error:
             failure = _storable(error)
-        before_telling()
+        before_telling(self)
         self._tell(result, failure)
 
     def _tell(self, result: object, error: BaseException | None) -> None:
@@ -203,48 +202,54 @@ class Workers:
     async def run(self, call: Callable[[], T], *, label: str = "tool") -> T:
         """Run ``call`` on a thread named after ``label`` and return its result."""
         job = _Job(call, label)
-        self._submit(job)
-        try:
-            return cast("T", await job.future)
-        except asyncio.CancelledError:
-            if job.started:
-                self._abandon()
-            raise
-
-    def _submit(self, job: _Job) -> None:
         with self._lock:
-            grow = not self._idle and self._threads - self.abandoned < self.cap
-            if grow:
-                self._threads += 1
-                self._names += 1
-                name = self._names
-            elif self._idle:
+            self._jobs.put(job)
+            if self._idle:
                 self._idle -= 1
             else:
                 self._unmet += 1
-        self._jobs.put(job)
-        if grow:
-            threading.Thread(target=self._work, args=(name,), name=f"worker_{name}", daemon=True).start()
+                self._grow()
+        try:
+            return cast("T", await job.future)
+        except asyncio.CancelledError:
+            self._abandon(job)
+            raise
 
-    def _abandon(self) -> None:
+    def _grow(self) -> None:
+        """Start a thread for a call that none is meant for, if the cap allows; the lock is held."""
+        if self._unmet and self._threads - self.abandoned < self.cap:
+            self._unmet -= 1
+            self._threads += 1
+            self._names += 1
+            name = f"worker_{self._names}"
+            threading.Thread(target=self._work, args=(self._names,), name=name, daemon=True).start()
+
+    def _abandon(self, job: _Job) -> None:
         with self._lock:
-            self.abandoned += 1
+            if job.started and not job.finished:
+                job.abandoned = True
+                self.abandoned += 1
+                self._grow()
 
     def _work(self, name: int) -> None:
         while (job := self._next_job()) is not None:
-            if job.future.cancelled():
-                self._rest()
+            if not self._begin(job):
+                self._finish(job)
                 continue
             threading.current_thread().name = f"{job.label}_{name}"
             # Free before the caller hears of it: its next call finds this thread.
-            job.execute(self._rest)
-            with self._lock:
-                if job.future.cancelled():
-                    self.abandoned = max(0, self.abandoned - 1)
+            job.execute(self._finish)
             del job  # an idle thread keeps nothing of its last call alive
 
-    def _rest(self) -> None:
+    def _begin(self, job: _Job) -> bool:
         with self._lock:
+            job.started = not job.future.cancelled()
+            return job.started
+
+    def _finish(self, job: _Job) -> None:
+        with self._lock:
+            job.finished = True
+            self.abandoned -= job.abandoned
             if self._unmet:
                 self._unmet -= 1
             else:
@@ -255,7 +260,7 @@ class Workers:
             with suppress(queue.Empty):
                 return self._jobs.get(timeout=self.idle_seconds)
             with self._lock:
-                # Otherwise every thread is meant for a call, this one for one that is about to come.
+                # Where no thread is idle, each is meant for a call: this one for one that is about to come.
                 if self._idle:
                     self._idle -= 1
                     self._threads -= 1

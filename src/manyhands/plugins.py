@@ -17,7 +17,7 @@ import functools
 import logging
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from manyhands._bridge import call_user, is_async_callable, worker_terms
 from manyhands.errors import AgentToolCallError, CallerError, RefusedError, ToolRefusedError, check_seconds
@@ -158,6 +158,22 @@ class FunctionPlugin(Plugin):
         self.timeout = timeout
         for hook, function in hooks.items():
             setattr(self, hook, function)
+
+
+@overload
+def plugin(hook: Callable[..., Any], /) -> FunctionPlugin: ...
+
+
+@overload
+def plugin(
+    hook: str | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str = "",
+    description: str = "",
+    timeout: float | None = None,
+) -> Callable[[Callable[..., Any]], FunctionPlugin]: ...
 
 
 def plugin(hook: Any = None, /, *, name: str | None = None, **details: Any) -> Any:

@@ -148,17 +148,22 @@ class Prefix:
         return f"<{self._length} messages>"
 
 
+@dataclass(eq=False, slots=True)
 class MemoryStep:
     """Base of all steps."""
 
-    __slots__ = ("_messages",)
+    _messages: list[ChatMessage] | None = field(default=None, init=False, repr=False)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Any, _set: Any = object.__setattr__) -> None:
         global _edits
-        object.__setattr__(self, name, value)
-        if name != "_messages" and getattr(self, "_messages", None) is not None:
-            object.__setattr__(self, "_messages", None)
-            _edits += 1
+        _set(self, name, value)
+        try:
+            if name == "_messages" or self._messages is None:
+                return
+        except AttributeError:  # a copy in the making
+            return
+        _set(self, "_messages", None)
+        _edits += 1
 
     def dict(self) -> builtins.dict[str, Any]:
         """Return the step as JSON values."""

@@ -49,9 +49,7 @@ needs_hub = pytest.mark.skipif(
 
 TASK = [message(MessageRole.USER, "Say hello.")]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 def model(base: str, model_id: str = "tiny", **settings: Any) -> InferenceClientModel:
@@ -80,7 +78,11 @@ async def test_a_question_gets_its_reply_and_its_token_counts() -> None:
 async def test_what_is_asked_arrives() -> None:
     async with SimulatedProvider(policy=lambda _: Reply(calls=[Call("look")]), record=1) as provider:
         asked = model(
-            provider.base_url, temperature=0.5, extra_body={"top_k": 3}, bill_to="acme", extra_headers={"X-A": "1"}
+            provider.base_url,
+            temperature=0.5,
+            extra_body={"top_k": 3},
+            bill_to="acme",
+            extra_headers={"X-A": "1"},
         )
         await asked.agenerate(
             TASK,
@@ -121,7 +123,10 @@ async def test_a_response_format_is_really_sent(stream: bool) -> None:
         asked = model(server.base)
         await (streamed if stream else lambda m, **o: m.agenerate(TASK, **o))(asked, response_format=wanted)
     # To an endpoint of one's own the library sends it in the form of Hugging Face's own server.
-    assert server.requests[0].json["response_format"] == {"type": "json_object", "value": {"type": "object", "properties": {}}}
+    assert server.requests[0].json["response_format"] == {
+        "type": "json_object",
+        "value": {"type": "object", "properties": {}},
+    }
 
 
 @needs_hub
@@ -131,7 +136,9 @@ async def test_several_tool_calls_come_back_whole(stream: bool) -> None:
     async with SimulatedProvider(policy=lambda _: Reply(calls=calls)) as provider:
         asked = model(provider.base_url)
         got = await (
-            streamed(asked, tools_to_call_from=[TOOL]) if stream else asked.agenerate(TASK, tools_to_call_from=[TOOL])
+            streamed(asked, tools_to_call_from=[TOOL])
+            if stream
+            else asked.agenerate(TASK, tools_to_call_from=[TOOL])
         )
     assert got.tool_calls is not None
     assert [json.loads(call.function.arguments)["where"] for call in got.tool_calls] == ["here", "there"]
@@ -159,7 +166,9 @@ async def test_calls_results_and_images_go_out_in_the_providers_form() -> None:
 async def test_what_a_model_thought_is_kept(stream: bool) -> None:
     thought = {"role": "assistant", "content": "Hello", "reasoning_content": "Hm."}
     piece = {"choices": [{"index": 0, "delta": thought}]}
-    answers = [CHUNKED + chunk(events(piece, END)) + chunk(b""), None] if stream else http(completion(thought))
+    answers = (
+        [CHUNKED + chunk(events(piece, END)) + chunk(b""), None] if stream else http(completion(thought))
+    )
     async with answering(answers) as server:
         asked = model(server.base)
         got = await (streamed(asked) if stream else asked.agenerate(TASK))
@@ -226,7 +235,11 @@ async def test_the_name_at_a_provider_is_looked_up_once_and_not_on_the_loop(
 
     asked_on: list[str] = []
     mapping = InferenceProviderMapping(
-        provider="together", hf_model_id="org/model", providerId="their-name", status="live", task="conversational"
+        provider="together",
+        hf_model_id="org/model",
+        providerId="their-name",
+        status="live",
+        task="conversational",
     )
 
     class Hub:
@@ -238,7 +251,8 @@ async def test_the_name_at_a_provider_is_looked_up_once_and_not_on_the_loop(
     _common._fetch_inference_provider_mapping.cache_clear()
     async with SimulatedProvider(policy=lambda _: "Hello!", record=2) as provider:
         monkeypatch.setattr(
-            "huggingface_hub.constants.INFERENCE_PROXY_TEMPLATE", provider.base_url.removesuffix("/v1") + "/{provider}"
+            "huggingface_hub.constants.INFERENCE_PROXY_TEMPLATE",
+            provider.base_url.removesuffix("/v1") + "/{provider}",
         )
         asked = InferenceClientModel("org/model", provider="together", token="hf_test123")
         # The simulated server serves no path but its own: that it was asked is enough.
@@ -279,7 +293,12 @@ async def test_mocks_are_good_clients() -> None:
 @needs_hub
 @pytest.mark.parametrize(
     ("fault", "kind", "status"),
-    [("429", RateLimitError, 429), ("500", ServerError, 500), ("503", ServerError, 503), ("400", BadRequestError, 400)],
+    [
+        ("429", RateLimitError, 429),
+        ("500", ServerError, 500),
+        ("503", ServerError, 503),
+        ("400", BadRequestError, 400),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_become_our_errors(
@@ -333,7 +352,9 @@ async def test_a_key_that_the_server_repeats_is_nowhere_in_the_error() -> None:
         with pytest.raises(AuthenticationError) as raised:
             await asked.agenerate(TASK)
     shown = "".join(traceback.format_exception(raised.value))
-    assert key not in shown + repr(raised.value.body) + repr(asked) + repr(vars(asked)) + json.dumps(asked.to_dict())
+    assert key not in shown + repr(raised.value.body) + repr(asked) + repr(vars(asked)) + json.dumps(
+        asked.to_dict()
+    )
 
 
 @needs_hub
@@ -368,7 +389,12 @@ async def test_a_stream_left_early_closes_its_connection() -> None:
 @needs_hub
 def test_a_model_is_described_without_its_token_and_comes_back() -> None:
     asked = InferenceClientModel(
-        "org/model", "together", "hf_secret", bill_to="acme", temperature=0.5, client_kwargs={"headers": {"X": "s"}}
+        "org/model",
+        "together",
+        "hf_secret",
+        bill_to="acme",
+        temperature=0.5,
+        client_kwargs={"headers": {"X": "s"}},
     )
     described = asked.to_dict()
     assert described == {
@@ -432,7 +458,10 @@ async def test_a_code_agent_solves_a_task() -> None:
         assert await agent.arun("What is 17 * 23 + 4?") == 395
 
 
-@pytest.mark.skipif(not os.environ.get("MANYHANDS_LIVE_HF_MODEL"), reason="set MANYHANDS_LIVE_HF_MODEL and HF_TOKEN to ask the real one")
+@pytest.mark.skipif(
+    not os.environ.get("MANYHANDS_LIVE_HF_MODEL"),
+    reason="set MANYHANDS_LIVE_HF_MODEL and HF_TOKEN to ask the real one",
+)
 async def test_live() -> None:
     asked = InferenceClientModel(os.environ["MANYHANDS_LIVE_HF_MODEL"])
     assert (await asked.agenerate(TASK, max_tokens=64)).text

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 needs_litellm = pytest.mark.skipif(
-    importlib.util.find_spec("litellm") is None, reason='litellm is not installed: pip install "manyhands[litellm]"'
+    importlib.util.find_spec("litellm") is None,
+    reason='litellm is not installed: pip install "manyhands[litellm]"',
 )
 # litellm leaves tasks and sockets of its own behind; what is ours is checked by name below.
 pytestmark = [
@@ -63,9 +64,7 @@ pytestmark = [
 
 TASK = [message(MessageRole.USER, "Say hello.")]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +211,12 @@ def _is_ours(name: str) -> bool:
 @needs_litellm
 @pytest.mark.parametrize(
     ("fault", "kind", "status"),
-    [("429", RateLimitError, 429), ("500", ServerError, 500), ("503", ServerError, 503), ("400", BadRequestError, 400)],
+    [
+        ("429", RateLimitError, 429),
+        ("500", ServerError, 500),
+        ("503", ServerError, 503),
+        ("400", BadRequestError, 400),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_become_our_errors(
@@ -251,7 +255,9 @@ async def test_a_key_that_the_server_repeats_is_nowhere_in_the_error() -> None:
         with pytest.raises(AuthenticationError, match=r"\*\*\*") as raised:
             await asked.agenerate(TASK)
     shown = "".join(traceback.format_exception(raised.value))
-    assert key not in shown + repr(raised.value.body) + repr(asked) + repr(vars(asked)) + json.dumps(asked.to_dict())
+    assert key not in shown + repr(raised.value.body) + repr(asked) + repr(vars(asked)) + json.dumps(
+        asked.to_dict()
+    )
 
 
 @needs_litellm
@@ -401,7 +407,12 @@ def running_proxy(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True", "DISABLE_ADMIN_UI": "True"}
+    env = {
+        **os.environ,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "NO_DOCS": "True",
+        "DISABLE_ADMIN_UI": "True",
+    }
     command = [sys.executable, "-c", "from litellm import run_server; run_server()"]
     with (folder / "proxy.log").open("wb") as log:
         process = subprocess.Popen(
@@ -430,7 +441,8 @@ async def alive(base: str, log: Path, seconds: float = 90) -> None:
 @needs_litellm
 @pytest.mark.slow
 @pytest.mark.skipif(
-    importlib.util.find_spec("gunicorn") is None, reason='the proxy is not installed: pip install "litellm[proxy]"'
+    importlib.util.find_spec("gunicorn") is None,
+    reason='the proxy is not installed: pip install "litellm[proxy]"',
 )
 async def test_a_real_proxy_answers_streams_and_refuses(tmp_path: Path) -> None:
     from manyhands.models.openai import OpenAIModel

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 needs_litellm = pytest.mark.skipif(
-    importlib.util.find_spec("litellm") is None, reason='litellm is not installed: pip install "manyhands[litellm]"'
+    importlib.util.find_spec("litellm") is None,
+    reason='litellm is not installed: pip install "manyhands[litellm]"',
 )
 # litellm leaves tasks and sockets of its own behind.
 pytestmark = [

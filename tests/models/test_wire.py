@@ -23,6 +23,7 @@ from manyhands.messages import (
 )
 from manyhands.models import wire
 from manyhands.models.cleaning import get_clean_message_list, tool_role_conversions
+from manyhands.models.media import HeavyOnLoop
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -221,7 +222,7 @@ def test_models_of_the_same_kind_share_the_work_and_others_do_not() -> None:
 def test_a_picture_is_never_encoded_on_the_loop() -> None:
     encoder = wire.message_encoder()
     picture = message(USER, "look", [PNG])
-    with pytest.raises(wire.ImageOnLoop):
+    with pytest.raises(HeavyOnLoop):
         encoder.encode([picture], on_loop=True)
     encoder.encode([picture])
     assert encoder.encode([picture], on_loop=True)

@@ -46,9 +46,8 @@ def execute(args: argparse.Namespace) -> int:
     if status != OK:
         return status
     _compare(map_args, tasks, time.monotonic() - began)
-    print(
-        f"\nWith a real provider:\n\n  OPENAI_API_KEY=sk-... {_program()} {words} --model gpt-5-mini -o results.jsonl"
-    )
+    print("\nWith a real provider:\n")
+    print(f"  OPENAI_API_KEY=sk-... {_program()} {words} --model gpt-5-mini -o results.jsonl")
     return OK
 
 

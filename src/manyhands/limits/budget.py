@@ -174,7 +174,7 @@ class Budget:
         Raises:
             BudgetExceededError: It does not fit beside what is spent and reserved; nothing is spent.
         """
-        with self._gate.held():
+        with self._gate.locked():
             self._check(used, beside_reserved=True)
             for budget in self._family:
                 for kind, amount in used.items():
@@ -182,7 +182,7 @@ class Budget:
 
     def check(self) -> None:
         """Raise :class:`BudgetExceededError` if time is up."""
-        with self._gate.held():
+        with self._gate.locked():
             self._check({})
 
     def _take(
@@ -214,7 +214,7 @@ class Budget:
                     raise BudgetExceededError(kind, pot.limit, taken, amount)
 
     def _settle(self, reserved: dict[str, float], used: dict[str, float]) -> None:
-        with self._gate.held():
+        with self._gate.locked():
             for budget in self._family:
                 for kind, amount in reserved.items():
                     budget._pots[kind].reserved -= amount

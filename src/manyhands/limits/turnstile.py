@@ -94,7 +94,7 @@ class Turnstile(Errands):
         return True
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the lock under which attempts are made, for a change that must not meet one."""
         with self._lock:
             yield

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from manyhands.messages import ChatMessage, MessageRole, encode_image
+from manyhands.models.media import data_url
 from manyhands.models.stopping import remove_content_after_stop_sequences, supports_stop_parameter
-from manyhands.models.wire import calls_as_text, data_url
+from manyhands.models.wire import calls_as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

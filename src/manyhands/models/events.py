@@ -87,6 +87,12 @@ class ObjectStream:
             raise ConnectionFailedError(f"{self._where}: the stream holds broken JSON.") from error
         return [found] if isinstance(found, dict) else []
 
+    async def finish(self) -> None:
+        """Take it that this was all: the reply itself says so."""
+        if not self._ended:
+            self.done = self._ended = True
+            await self._answer.finish()
+
     async def aclose(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
         self._answer.close()

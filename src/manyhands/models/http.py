@@ -22,6 +22,7 @@ from yarl import URL
 
 from manyhands._bridge import PerLoop
 from manyhands.errors import BadRequestError, ConnectionFailedError, ProviderError
+from manyhands.limits.rate import observe_headers
 from manyhands.models import failures
 from manyhands.models.patience import Patience
 
@@ -111,59 +112,78 @@ class Client:
         self._options = _request_options(endpoint)
         # aiohttp sets up to three timers for each request, a tenth of all it costs. A plain reply
         # does without them: see the file on patience.
-        self._plain = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect)
-        self._streamed = aiohttp.ClientTimeout(
-            total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte
-        )
+        self._plain = _plain_timeout(limits)
+        self._streamed = _streamed_timeout(limits)
         self._held: _Lines | None = None
 
     def __repr__(self) -> str:
         return f"Client({self.where!r})"
 
-    async def post(self, pieces: Sequence[bytes], headers: Mapping[str, str] | None = None) -> bytes:
+    async def post(
+        self,
+        pieces: Sequence[bytes],
+        headers: Mapping[str, str] | None = None,
+        limits: Timeouts | None = None,
+    ) -> bytes:
         """Send a request and return the answer's body.
 
         Args:
             pieces: The request's body.
             headers: More headers.
+            limits: Time limits of this request; the endpoint's, unless given.
 
         Raises:
             ProviderError: Anything went wrong.
         """
         lines = await self._open_lines()
-        sent = self._send(lines, pieces, headers, self._plain)
+        sent = self._send(lines, pieces, headers, self._plain if limits is None else _plain_timeout(limits))
+        # Limits of one call are as many as calls: they share no queue.
+        wait = (
+            lines.limit(self._limits.reply) if limits is None else Patience(limits.reply, lines.loop).limit()
+        )
+        limits = limits or self._limits
         del pieces
         try:
-            with lines.limit(self._limits.reply):
+            with wait:
                 response = await sent
                 body = await response.read()
         except _FAILURES as error:
-            failure = self.broken(error, self._limits.reply)
+            failure = self.broken(error, limits, limits.reply)
         else:
+            observe_headers(response.headers)
             if response.status // 100 == 2:
                 return body
             failure = self._refusal(response, body)
         # Raised out here, no error of aiohttp's hangs on as its context: some hold the headers.
         raise failure
 
-    async def open(self, pieces: Sequence[bytes], headers: Mapping[str, str] | None = None) -> Answer:
+    async def open(
+        self,
+        pieces: Sequence[bytes],
+        headers: Mapping[str, str] | None = None,
+        limits: Timeouts | None = None,
+    ) -> Answer:
         """Send a request and return its answer, still to be read; the caller closes it.
 
         Args:
             pieces: The request's body.
             headers: More headers.
+            limits: Time limits of this request; the endpoint's, unless given.
 
         Raises:
             ProviderError: Anything went wrong.
         """
         lines = await self._open_lines()
+        timeout = self._streamed if limits is None else _streamed_timeout(limits)
+        limits = limits or self._limits
         try:
-            response = await self._send(lines, pieces, headers, self._streamed)
+            response = await self._send(lines, pieces, headers, timeout)
+            observe_headers(response.headers)
             if response.status // 100 == 2:
-                return Answer(self, response, self._limits)
+                return Answer(self, response, limits)
             failure = self._refusal(response, await response.read())
         except _FAILURES as error:
-            failure = self.broken(error, self._limits.total, self._limits.first_byte)
+            failure = self.broken(error, limits, limits.total, limits.first_byte)
         raise failure
 
     def _send(
@@ -202,19 +222,24 @@ class Client:
         return failures.refusal(response.status, body, response.headers, where=self.where, secret=self.secret)
 
     def broken(
-        self, error: Exception, total: float | None = None, silence: float | None = None
+        self,
+        error: Exception,
+        limits: Timeouts,
+        total: float | None = None,
+        silence: float | None = None,
     ) -> ProviderError:
         """Return what an error of the connection means.
 
         Args:
             error: From aiohttp or below.
+            limits: The time limits of the request.
             total: The limit that a plain ``TimeoutError`` speaks of.
             silence: The limit between two pieces that was set.
         """
         if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
             return BadRequestError(f"{self.where}: this is no address that can be asked.")
-        limits = (self._limits.connect, silence, total)
-        failure = ConnectionFailedError(f"{self.where}: {_story(error, *limits)}.")
+        story = _story(error, limits.connect, silence, total)
+        failure = ConnectionFailedError(f"{self.where}: {story}.")
         # Headers hold the key. This one shows them in its repr; of the others, the frames do.
         if not isinstance(error, aiohttp.ClientResponseError):
             failure.__cause__ = error.with_traceback(None)
@@ -237,6 +262,14 @@ def _story(error: Exception, connect: float | None, silence: float | None, total
     if isinstance(error, aiohttp.ClientResponseError):
         return f"what came is no HTTP answer ({' '.join(error.message.split())})"
     return f"the connection broke ({error or type(error).__name__})"
+
+
+def _plain_timeout(limits: Timeouts) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=limits.connect)
+
+
+def _streamed_timeout(limits: Timeouts) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte)
 
 
 def _headers(endpoint: Endpoint) -> CIMultiDict[str]:
@@ -284,7 +317,7 @@ class Answer:
         try:
             chunk = await self._response.content.readany()
         except _FAILURES as error:
-            failure = self._client.broken(error, self._limits.total, self._silence)
+            failure = self._client.broken(error, self._limits, self._limits.total, self._silence)
         else:
             self._expect_more()
             return chunk

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import PerLoop
@@ -117,7 +118,7 @@ class InferenceClientModel(ChatCompletionsModel):
             "base_url": public_url(self.base_url) if self.base_url else None,
         }
         described = {name: value for name, value in described.items() if value is not None}
-        return without_secrets({**super().to_dict(), **described})  # type: ignore[no-any-return]
+        return without_secrets({**super().to_dict(), **described})
 
 
 def _is_hub_client(client: Any) -> bool:
@@ -171,7 +172,8 @@ class _Hub(LibraryClient):
         async with self._borrowed(headers) as client:
             async for chunk in await client.chat_completion(**request):
                 plain = _plain(chunk)
-                finished = finished or any(choice.get("finish_reason") for choice in plain.get("choices") or ())
+                choices = plain.get("choices") or ()
+                finished = finished or any(choice.get("finish_reason") for choice in choices)
                 yield plain
         if not finished:
             raise ConnectionFailedError(f"{self.where}: the stream ended before the reply was complete.")
@@ -193,8 +195,7 @@ class _Hub(LibraryClient):
 
     def _look_up(self) -> dict[str, Any]:
         """Return the arguments of a client; what it would look up on the loop is looked up now."""
-        import huggingface_hub
-
+        huggingface_hub = import_module("huggingface_hub")
         token = self._token.reveal() if self._token else huggingface_hub.get_token()
         if not token and not self._settings.get("base_url") and "://" not in self._model_id:
             raise AuthenticationError(
@@ -220,9 +221,10 @@ def _look_up_provider(provider: str | None, model_id: str, token: str) -> None:
     provider, and looks at what is installed; it remembers the answers.
     """
     try:
-        from huggingface_hub.inference._providers import get_provider_helper
-
-        prepare = get_provider_helper(provider, task="conversational", model=model_id).prepare_request
+        providers = import_module("huggingface_hub.inference._providers")
+        prepare = providers.get_provider_helper(
+            provider, task="conversational", model=model_id
+        ).prepare_request
     except (ImportError, AttributeError):
         return  # it has moved: then the library asks by itself
     prepare(inputs=[], parameters={"model": model_id}, headers={}, model=model_id, api_key=token)
@@ -263,8 +265,7 @@ class _Slot:
 
 
 def _opened(settings: dict[str, Any]) -> Any:
-    import huggingface_hub
-
+    huggingface_hub = import_module("huggingface_hub")
     client = huggingface_hub.AsyncInferenceClient(**settings)
     # It would do this at its first call, and read all certificates on the loop.
     client._async_client = huggingface_hub.get_async_session()

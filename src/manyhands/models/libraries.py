@@ -7,11 +7,10 @@ the first call, on a worker thread: some of them take seconds.
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from manyhands._bridge import workers
 from manyhands.errors import (
@@ -27,7 +26,6 @@ from manyhands.models.endpoint import Secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-    from types import ModuleType
 
 T = TypeVar("T")
 _LONGEST_REASON = 500
@@ -64,15 +62,6 @@ def require(feature: str, extra: str, module: str) -> None:
 @functools.lru_cache(maxsize=64)
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
-
-
-async def load(module: str) -> ModuleType:
-    """Return a library's module, imported on a worker thread if it is not there yet."""
-    found = sys.modules.get(module)
-    # A module that another thread is still importing is there already, but half empty.
-    if found is None or getattr(getattr(found, "__spec__", None), "_initializing", False):
-        found = await workers.run(lambda: importlib.import_module(module), label="import")
-    return found
 
 
 class Once(Generic[T]):
@@ -219,13 +208,14 @@ def secrets_in(settings: Any) -> list[Secret]:
     return found
 
 
-def without_secrets(settings: Any) -> Any:
+def without_secrets(settings: T) -> T:
     """Return ``settings`` without what stands under secret names in it, however deep."""
+    shown: Any = settings
     if isinstance(settings, (list, tuple)):
-        return [without_secrets(item) for item in settings]
-    if not isinstance(settings, dict):
-        return settings
-    return {name: without_secrets(value) for name, value in settings.items() if not is_secret(str(name))}
+        shown = [without_secrets(item) for item in settings]
+    elif isinstance(settings, dict):
+        shown = {name: without_secrets(value) for name, value in settings.items() if not is_secret(str(name))}
+    return cast("T", shown)
 
 
 # --- A library behind the face of a client -----------------------------------------------------

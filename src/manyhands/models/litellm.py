@@ -122,8 +122,7 @@ class _Connections:
 
     async def aclose(self) -> None:
         """Close them, and let litellm forget them."""
-        import litellm
-
+        litellm = import_module("litellm")
         kept: dict[str, Any] = getattr(litellm.in_memory_llm_clients_cache, "cache_dict", {})
         for name in [name for name in kept if name.endswith(f"-{id(self.loop)}")]:
             client = kept.pop(name)
@@ -147,8 +146,7 @@ async def prepared_litellm() -> Any:
 
 def _imported() -> Any:
     talks = "litellm" not in sys.modules
-    import litellm
-
+    litellm: Any = import_module("litellm")
     if talks:
         litellm.suppress_debug_info = True  # else it prints advice with every error
     # What it would import and read at the first call, when it holds up the loop: a third of a second.

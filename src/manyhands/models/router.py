@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, CallerError, RateLimitError
@@ -95,12 +96,10 @@ class _Router(LibraryClient):
         return await (await self._router.get()).acompletion(**request)
 
     def _make(self) -> Any:
-        import litellm
-
-        return litellm.Router(model_list=self._model_list, **self._settings)
+        return import_module("litellm").Router(model_list=self._model_list, **self._settings)
 
     def failure(self, error: Exception) -> AgentError:
-        """Return what an error of the Router means; its own name for "all are cooling down" is a ValueError."""
+        """Return what an error of the Router means; "all are cooling down" is a ValueError there."""
         ours = super().failure(error)
         pause = getattr(error, "cooldown_time", None)
         if not isinstance(pause, (int, float)):

@@ -6,10 +6,12 @@ SDK's objects, plain dictionaries, or anything with the same attributes.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_user
 from manyhands.models import codec
+from manyhands.models.endpoint import Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,21 +53,27 @@ async def create(
     *,
     headers: Mapping[str, str] | None,
     extra: Mapping[str, Any] | None,
+    door: str = "chat.completions.create",
+    seconds: Any = None,
 ) -> Any:
     """Ask ``client`` with the request that ``pieces`` hold and return its answer as it gives it.
 
     Args:
-        client: It has ``chat.completions.create``, sync or async.
+        client: It has the method that ``door`` names, sync or async.
         pieces: The request as JSON.
         headers: Headers to add.
         extra: Fields that the client might not know by name.
+        door: Where requests go in at the client.
+        seconds: Time limit of this call, in any form of ours; a client knows one number only.
     """
     request = codec.loads(b"".join(pieces))
     if headers:
         request["extra_headers"] = dict(headers)
     if extra:
         request["extra_body"] = dict(extra)
-    return await call_user(client.chat.completions.create, **request)
+    if seconds is not None:
+        request["timeout"] = Timeouts.of(seconds).total
+    return await call_user(functools.reduce(getattr, door.split("."), client), **request)
 
 
 class SdkStream:
@@ -91,6 +99,9 @@ class SdkStream:
         # Its iterator says itself when it was all.
         self.done = chunk is _END
         return None if self.done else [as_dict(chunk)]
+
+    async def finish(self) -> None:
+        """Nothing: its iterator says itself when it was all."""
 
     async def aclose(self) -> None:
         """Close the client's stream in whichever way it can be closed."""

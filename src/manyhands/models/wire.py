@@ -20,21 +20,26 @@ from manyhands.messages import (
     ChatMessageToolCallStreamDelta,
     MessageRole,
     TokenUsage,
-    encode_image,
 )
 from manyhands.models import codec
+from manyhands.models.media import (
+    HeavyOnLoop,
+    file_name,
+    file_url,
+    is_heavy,
+    only_text,
+    sound,
+)
+from manyhands.models.media import data_url as data_url
 from manyhands.models.stopping import StopCutter
+from manyhands.models.thinking import ThinkSplitter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _TOOL_ROLES = {"tool-call": "assistant", "tool-response": "user"}
 _TEXT_START, _TEXT_END = b',"content":"', b'"}'
 _PARTS_START, _PARTS_END = b',"content":[', b"]}"
-
-
-class ImageOnLoop(Exception):
-    """An image has to be encoded first, which takes too long for an event loop."""
 
 
 class _Form:
@@ -57,10 +62,17 @@ class MessageEncoder:
     Args:
         flatten: Send text only: images are left out, tool calls and results are written as text.
         conversions: Roles by their names at the endpoint, besides the usual ones.
+        reasoning: The field in which the endpoint wants to see again what led to a tool call.
     """
 
-    def __init__(self, flatten: bool = False, conversions: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        flatten: bool = False,
+        conversions: Mapping[str, str] | None = None,
+        reasoning: str | None = None,
+    ) -> None:
         self.flatten = flatten
+        self.reasoning = reasoning
         self.roles = {**_TOOL_ROLES, **(conversions or {})}
         # Who renames the tool roles wants no tool messages.
         self.native_tools = not flatten and not (_TOOL_ROLES.keys() & (conversions or {}).keys())
@@ -74,7 +86,7 @@ class MessageEncoder:
             on_loop: Whether to give up rather than encode a picture.
 
         Raises:
-            ImageOnLoop: There is a picture to encode, and ``on_loop`` was set.
+            HeavyOnLoop: There is a picture to encode, and ``on_loop`` was set.
         """
         pieces: list[bytes] = []
         last: _Form | None = None
@@ -96,11 +108,13 @@ class MessageEncoder:
         message = ChatMessage.from_any(message)
         role, tail = self._role(message), b""
         if self.native_tools and message.tool_calls and role == "assistant":
-            tail = b',"tool_calls":' + _encoded_calls(message.tool_calls)
+            tail = self._encoded_reasoning(message) + b',"tool_calls":' + _encoded_calls(message)
+        elif role == "assistant" and (spoken := _kept(message, "audio")):
+            tail = b',"audio":' + codec.dumps({"id": spoken[0]["id"]})
         elif role == "tool":
             tail = b',"tool_call_id":' + codec.quoted(message.tool_call_id or "")
         if tail:
-            content = message.text
+            content = "" if tail.startswith(b',"audio"') else message.text
             encoded = codec.quoted(content) if content or role == "tool" else b"null"
             start = b',{"role":' + codec.quoted(role) + b',"content":'
             kept = (self._form(role, "whole"), start + encoded + tail + b"}")
@@ -109,6 +123,15 @@ class MessageEncoder:
         message._encoded = kept
         return kept
 
+    def _encoded_reasoning(self, message: ChatMessage) -> bytes:
+        if self.reasoning is None:
+            return b""
+        if self.reasoning == DETAILS:
+            details = [item for item in message.provider_items or () if item["type"].startswith("reasoning.")]
+            return b',"reasoning_details":' + codec.dumps(details) if details else b""
+        # Missed where it is left out because the model thought nothing.
+        return b"," + codec.quoted(self.reasoning) + b":" + codec.quoted(message.reasoning_content or "")
+
     def _role(self, message: ChatMessage) -> str:
         if self.native_tools and message.tool_call_id and message.role == MessageRole.TOOL_RESPONSE:
             return "tool"
@@ -116,14 +139,14 @@ class MessageEncoder:
         return self.roles.get(role, role)
 
     def _encoded_content(self, role: str, message: ChatMessage, on_loop: bool) -> tuple[_Form, bytes]:
-        if self.flatten or not isinstance(message.content, list) or _only_text(message.content):
+        if self.flatten or not isinstance(message.content, list) or only_text(message.content):
             text = message.text
             if message.tool_calls:
                 text = "\n".join(filter(None, [text, calls_as_text(message.tool_calls)]))
             form = self._form(role, "text")
             return form, form.head + codec.quoted(text)[1:-1] + _TEXT_END
-        if on_loop and any(_is_heavy(part) for part in message.content):
-            raise ImageOnLoop
+        if on_loop and any(is_heavy(part) for part in message.content):
+            raise HeavyOnLoop
         form = self._form(role, "parts")
         parts = codec.dumps([wire_part(part) for part in message.content])
         return form, form.head + parts[1:-1] + _PARTS_END
@@ -160,58 +183,57 @@ def _last_start(pieces: list[bytes], head: bytes) -> int:
     return next(index for index in range(len(pieces) - 1, -1, -1) if pieces[index].startswith(head))
 
 
+# The field of endpoints that take their reasoning back as a list, each part as it was.
+DETAILS = "reasoning_details"
+
+
 @functools.lru_cache(maxsize=64)
-def _shared_encoder(flatten: bool, conversions: tuple[tuple[str, str], ...]) -> MessageEncoder:
-    return MessageEncoder(flatten, dict(conversions))
+def _shared_encoder(
+    flatten: bool, conversions: tuple[tuple[str, str], ...], reasoning: str | None
+) -> MessageEncoder:
+    return MessageEncoder(flatten, dict(conversions), reasoning)
 
 
-def message_encoder(flatten: bool = False, conversions: Mapping[Any, Any] | None = None) -> MessageEncoder:
+def named_roles(conversions: Mapping[Any, Any] | None) -> tuple[tuple[str, str], ...]:
+    """Return role conversions as texts, for encoders to be known by."""
+    return tuple((str(role), str(other)) for role, other in (conversions or {}).items())
+
+
+def message_encoder(
+    flatten: bool = False, conversions: Mapping[Any, Any] | None = None, reasoning: str | None = None
+) -> MessageEncoder:
     """Return the encoder for these settings; models with the same settings share it and its work."""
-    named = tuple((str(role), str(other)) for role, other in (conversions or {}).items())
-    return _shared_encoder(bool(flatten), named)
+    return _shared_encoder(bool(flatten), named_roles(conversions), reasoning)
 
 
 # --- Parts and tool calls, going out -----------------------------------------------------------
 
 
-def _only_text(parts: Sequence[Mapping[str, Any]]) -> bool:
-    return all(part.get("type") == "text" for part in parts)
-
-
-def _is_heavy(part: Mapping[str, Any]) -> bool:
-    return part.get("type") == "image" and not isinstance(part.get("image"), str)
-
-
 def wire_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return one part of a message as OpenAI wants it; all but images are that already."""
-    if part.get("type") != "image":
-        return part
-    return {"type": "image_url", "image_url": {"url": data_url(part["image"])}}
+    """Return one part of a message as OpenAI wants it; parts that are in its form already stay so."""
+    kind = part.get("type")
+    if kind == "image":
+        return {"type": "image_url", "image_url": {"url": data_url(part["image"])}}
+    if kind == "audio":
+        return {"type": "input_audio", "input_audio": sound(part)}
+    if kind == "file" and not isinstance(part["file"], dict):
+        return {"type": "file", "file": {"filename": file_name(part), "file_data": file_url(part)}}
+    return part
 
 
-def data_url(image: Any) -> str:
-    """Return the address of an image: its own if it has one, else one that holds the image.
-
-    Args:
-        image: A PIL image, bytes of an image file, base64 text, or an ``http(s)`` or ``data`` URL.
-    """
-    if isinstance(image, str) and image.startswith(("http://", "https://", "data:")):
-        return image
-    if isinstance(image, bytes):
-        return f"data:{_media_type(image)};base64,{base64.b64encode(image).decode()}"
-    return f"data:image/png;base64,{encode_image(image)}"
+def _kept(message: ChatMessage, kind: str) -> list[dict[str, Any]]:
+    return [item for item in message.provider_items or () if item["type"] == kind]
 
 
-def _media_type(image: bytes) -> str:
-    if image.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if image.startswith(b"GIF8"):
-        return "image/gif"
-    return "image/webp" if image.startswith(b"RIFF") and image[8:12] == b"WEBP" else "image/png"
-
-
-def _encoded_calls(calls: Iterable[ChatMessageToolCall]) -> bytes:
-    return codec.dumps([_call_as_dict(call, arguments_text(call.function.arguments)) for call in calls])
+def _encoded_calls(message: ChatMessage) -> bytes:
+    calls = message.tool_calls or ()
+    encoded = [_call_as_dict(call, arguments_text(call.function.arguments)) for call in calls]
+    if message.provider_items:
+        extra = {item["id"]: item["extra_content"] for item in _kept(message, "extra_content")}
+        encoded = [
+            {**call, "extra_content": extra[call["id"]]} if call["id"] in extra else call for call in encoded
+        ]
+    return codec.dumps(encoded)
 
 
 def _call_as_dict(call: ChatMessageToolCall, arguments: Any) -> dict[str, Any]:
@@ -237,9 +259,16 @@ class ToolEncoder:
 
     A set is known by the identity of its schemas, which are kept with its bytes: a tool that makes a
     new schema is encoded anew.
+
+    Args:
+        convert: Brings a schema from OpenAI's form into another one.
+        keep: How many sets to remember.
     """
 
-    def __init__(self, keep: int = 256) -> None:
+    def __init__(
+        self, convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None, keep: int = 256
+    ) -> None:
+        self._convert = convert
         self._keep = keep
         self._known: dict[tuple[int, ...], tuple[list[Any], bytes]] = {}
 
@@ -251,7 +280,8 @@ class ToolEncoder:
         if known is None:
             if len(self._known) >= self._keep:
                 self._known.clear()
-            known = self._known[key] = (schemas, codec.dumps(schemas))
+            converted = schemas if self._convert is None else [self._convert(schema) for schema in schemas]
+            known = self._known[key] = (schemas, codec.dumps(converted))
         return known[1]
 
 
@@ -267,27 +297,55 @@ def response_format(wanted: Any) -> Any:
 
 _KNOWN = frozenset({"object", "usage", "choices"})
 _KNOWN_OF_MESSAGE = frozenset(
-    {"role", "content", "tool_calls", "function_call", "reasoning_content", "reasoning"}
+    {"role", "content", "tool_calls", "function_call", "reasoning_content", "reasoning", "reasoning_details"}
 )
 
 
-def reply_message(answer: Mapping[str, Any]) -> ChatMessage:
+def reply_message(answer: Mapping[str, Any], strip_thinking: bool = False) -> ChatMessage:
     """Return a chat completion, which has at least one choice, as a message.
 
     Calls without an id are given one.
+
+    Args:
+        answer: The chat completion.
+        strip_thinking: Take a ``<think>`` block at the beginning of the text for reasoning.
     """
     choice = answer["choices"][0]
     message = choice.get("message") or {}
-    calls = message.get("tool_calls") or _old_call(message)
+    given = message.get("tool_calls") or _old_call(message)
+    calls = [_reply_call(call) for call in given] if given else None
+    text, reasoning = content_text(message.get("content")), reasoning_text(message)
+    audio = message.get("audio")
+    if text is None and audio:
+        text = audio.get("transcript")
+    if strip_thinking and text:
+        splitter = ThinkSplitter()
+        pieces = splitter.feed(text), splitter.end()
+        text = pieces[0][0] + pieces[1][0]
+        reasoning = (reasoning or "") + pieces[0][1] + pieces[1][1] or None
     return ChatMessage(
         MessageRole.ASSISTANT,
-        content_text(message.get("content")),
-        [_reply_call(call) for call in calls] if calls else None,
+        text,
+        calls,
         _raw(answer, choice, message),
         token_usage(answer.get("usage")),
         None,
-        reasoning_text(message),
+        reasoning,
+        _provider_items(message.get("reasoning_details"), audio, given, calls),
     )
+
+
+def _provider_items(
+    details: Any, audio: Any, given: Sequence[Mapping[str, Any]] | None, calls: Any
+) -> list[dict[str, Any]] | None:
+    """Return what the provider wants to see again as it was."""
+    items = [detail for detail in details or () if str(detail.get("type")).startswith("reasoning.")]
+    if audio and audio.get("id"):
+        items.append({"type": "audio", "id": audio["id"]})
+    for theirs, ours in zip(given or (), calls or (), strict=True):
+        if theirs.get("extra_content"):
+            items.append({"type": "extra_content", "id": ours.id, "extra_content": theirs["extra_content"]})
+    return items or None
 
 
 def _reply_call(call: Mapping[str, Any]) -> ChatMessageToolCall:
@@ -329,14 +387,19 @@ def _part_text(part: Any) -> str:
 
 
 def reasoning_text(message: Mapping[str, Any]) -> str | None:
-    """Return what a reasoning model thought, under either of its usual names."""
+    """Return what a reasoning model thought, under any of its usual names."""
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return reasoning if isinstance(reasoning, str) else None
+    if reasoning is None and isinstance(message.get("content"), list):
+        # Mistral writes its thoughts among the parts of the text.
+        parts = [part for part in message["content"] if isinstance(part, dict)]
+        thoughts = [part for part in parts if part.get("type") == "thinking"]
+        reasoning = "".join(content_text(part.get("thinking")) or "" for part in thoughts)
+    return reasoning if reasoning and isinstance(reasoning, str) else None
 
 
 def _raw(answer: Mapping[str, Any], choice: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the answer says beyond the message, in its own shape: thousands of them are kept."""
-    raw = {name: value for name, value in answer.items() if value is not None and name not in _KNOWN}
+    raw = _told(answer)
     kept = {name: value for name, value in choice.items() if value is not None and name != "message"}
     extra = {name: value for name, value in message.items() if value and name not in _KNOWN_OF_MESSAGE}
     if extra:
@@ -365,49 +428,158 @@ class StreamedReply:
 
     Args:
         stop_sequences: Where to cut the text, for models that do not stop there themselves.
+        strip_thinking: Take a ``<think>`` block at the beginning of the text for reasoning.
 
     Attributes:
         finished: Whether the provider said that the reply is complete.
+        over: Whether nothing more can come; that is for the stream to say.
         usage: The last token counts seen: servers that send some with every chunk count upwards.
     """
 
-    def __init__(self, stop_sequences: Iterable[str] | None = None) -> None:
+    over = False
+
+    def __init__(self, stop_sequences: Iterable[str] | None = None, strip_thinking: bool = False) -> None:
         self.finished = False
         self.usage: TokenUsage | None = None
         self._calls = _CallPieces()
         self._cutter = StopCutter(stop_sequences) if stop_sequences else None
+        self._thoughts = ThinkSplitter() if strip_thinking else None
+        self._told: dict[str, Any] | None = None
+        self._reason: Any = None
+        self._extras = _Extras()
 
     def take(self, chunk: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         """Take one chunk; return what it adds to the reply, if anything."""
         usage = chunk.get("usage")
         if usage:
             self.usage = token_usage(usage) or self.usage
+        if self._told is None:
+            self._told = _told(chunk)
         choices = chunk.get("choices")
         if not choices:
             return None
         choice = choices[0]
         if choice.get("finish_reason") or "message" in choice:
             self.finished = True
+            self._reason = choice.get("finish_reason")
+        logprobs = choice.get("logprobs")
+        if logprobs:
+            self._extras.take_logprobs(logprobs)
         delta = choice.get("delta") or choice.get("message")
         return self._delta(delta) if delta else None
 
     def _delta(self, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         content = content_text(delta.get("content"))
-        if content and self._cutter is not None:
-            content = self._cutter.feed(content)
         calls = delta.get("tool_calls")
         reasoning = reasoning_text(delta)
+        if not delta.keys() <= _ORDINARY:
+            content = self._extras.take(delta) if content is None else content
+        if content and self._thoughts is not None:
+            content, thought = self._thoughts.feed(content)
+            reasoning = (reasoning or "") + thought
+        if content and self._cutter is not None:
+            content = self._cutter.feed(content)
         if not (content or calls or reasoning):
             return None
-        pieces = [self._calls.piece(call) for call in calls] if calls else None
-        return ChatMessageStreamDelta(content or None, pieces, None, reasoning)
+        pieces = [self._piece(call) for call in calls] if calls else None
+        return ChatMessageStreamDelta(content or None, pieces, None, reasoning or None)
+
+    def _piece(self, call: Mapping[str, Any]) -> ChatMessageToolCallStreamDelta:
+        piece = self._calls.piece(call)
+        if call.get("extra_content"):
+            self._extras.take_call(self._calls.id_of(piece), call["extra_content"])
+        return piece
 
     def end(self) -> ChatMessageStreamDelta | None:
-        """Return what is still due when the stream has ended: held text, token counts."""
-        rest = self._cutter.end() if self._cutter is not None else ""
-        if not rest and self.usage is None:
+        """Return what is still due when the stream has ended: held text, token counts, the rest."""
+        rest, thought = self._thoughts.end() if self._thoughts is not None else ("", "")
+        if self._cutter is not None:
+            rest = self._cutter.feed(rest) + self._cutter.end()
+        items = self._extras.items()
+        if not (rest or thought or self.usage or items or self._extras):
             return None
-        return ChatMessageStreamDelta(rest or None, None, self.usage)
+        choice = {"index": 0, "finish_reason": self._reason, **self._extras.fields()}
+        raw = {**(self._told or {}), "choices": [choice]}
+        return ChatMessageStreamDelta(rest or None, None, self.usage, thought or None, items, raw)
+
+
+_ORDINARY = frozenset({"role", "content", "tool_calls", "reasoning_content", "reasoning", "refusal"})
+
+
+def _told(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer, or a chunk of one, says of itself."""
+    return {name: value for name, value in answer.items() if value is not None and name not in _KNOWN}
+
+
+class _Extras:
+    """What a stream brings besides text and calls: likelihoods, sound, reasoning to be sent back."""
+
+    def __init__(self) -> None:
+        self._logprobs: dict[str, list[Any]] = {}
+        self._details: dict[tuple[Any, Any], dict[str, Any]] = {}
+        self._audio: dict[str, Any] = {}
+        self._sound: list[bytes] = []
+        self._transcript: list[str] = []
+        self._calls: dict[str, Any] = {}
+        self._others: dict[str, Any] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._logprobs or self._audio or self._others)
+
+    def take(self, delta: Mapping[str, Any]) -> str | None:
+        """Take an unusual piece; return the text in it, if it is spoken."""
+        for detail in delta.get("reasoning_details") or ():
+            self._take_detail(detail)
+        for name in delta.keys() - _ORDINARY - {"audio", "reasoning_details", "function_call"}:
+            if delta[name]:
+                self._others[name] = delta[name]
+        audio = delta.get("audio")
+        if not audio:
+            return None
+        self._audio.update({name: value for name, value in audio.items() if value is not None})
+        # Each piece is base64 of its own: joined as text they would not be.
+        self._sound.append(base64.b64decode(audio.get("data") or ""))
+        self._transcript.append(audio.get("transcript") or "")
+        return str(audio.get("transcript") or "")
+
+    def _take_detail(self, detail: dict[str, Any]) -> None:
+        """Take a piece of a part of the reasoning; pieces of one part share their index."""
+        key = (detail.get("type"), detail.get("index"))
+        known = self._details.setdefault(key, {})
+        for name, value in detail.items():
+            if name in ("text", "summary", "data") and isinstance(value, str):
+                known.setdefault(name, []).append(value)
+            elif value is not None or name not in known:
+                known[name] = value
+
+    def take_logprobs(self, logprobs: Mapping[str, Any]) -> None:
+        """Take likelihoods of tokens."""
+        for name, tokens in logprobs.items():
+            if isinstance(tokens, list):
+                self._logprobs.setdefault(name, []).extend(tokens)
+
+    def take_call(self, call_id: str, extra: Any) -> None:
+        """Take what belongs to a call."""
+        self._calls[call_id] = extra
+
+    def items(self) -> list[dict[str, Any]] | None:
+        """Return what the provider wants to see again."""
+        details = [
+            {name: "".join(value) if isinstance(value, list) else value for name, value in detail.items()}
+            for detail in self._details.values()
+        ]
+        calls = [{"id": call_id, "extra_content": extra} for call_id, extra in self._calls.items()]
+        known = _provider_items(details, self._audio, None, None) or []
+        return [*known, *({"type": "extra_content", **call} for call in calls)] or None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the rest, as a plain reply has it."""
+        message = dict(self._others)
+        if self._audio:
+            sound_ = base64.b64encode(b"".join(self._sound)).decode()
+            message["audio"] = {**self._audio, "data": sound_, "transcript": "".join(self._transcript)}
+        fields: dict[str, Any] = {"logprobs": self._logprobs} if self._logprobs else {}
+        return {**fields, "message": message} if message else fields
 
 
 class _CallPieces:
@@ -427,6 +599,10 @@ class _CallPieces:
             call.get("type") or ("function" if new else None),
             ChatMessageToolCallFunction(function.get("arguments"), function.get("name") or ""),
         )
+
+    def id_of(self, piece: ChatMessageToolCallStreamDelta) -> str:
+        """Return the id of the call that a piece belongs to."""
+        return self._ids[piece.index or 0]
 
     def _index(self, call: Mapping[str, Any]) -> tuple[int, bool]:
         theirs, given = call.get("index"), call.get("id")

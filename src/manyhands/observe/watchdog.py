@@ -1,9 +1,8 @@
 """The loop watchdog: tells which run blocked its event loop, for how long, and where.
 
-A daemon thread asks each watched loop for a sign of life a few times per threshold: a callback that
-writes down the time. While the answer is overdue, the loop is blocked, and the thread looks at what the
-loop's own thread is doing: its frames say where, and they or the task's context say for which run. A loop
-is asked only while watched runs go on on it; when none do, the thread sleeps.
+While watched runs go on on a loop, the loop makes a sign of life a few times per threshold. A daemon thread
+sees when one is overdue, and looks at what the loop's own thread is doing: its frames say where, and they
+or the task's context say for which run. A loop without runs makes no signs, and the thread sleeps.
 
 Code that holds the interpreter's lock holds up the watchdog too. It then looks as soon as it can, which is
 right behind the call that held the lock.
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +38,8 @@ logger = logging.getLogger("manyhands.watchdog")
 
 #: Seconds for which a loop may be blocked, unless someone says otherwise.
 THRESHOLD = 0.1
-# Signs of life asked for within one threshold: what is shorter than a threshold by less than one of
-# these may be missed, what is longer by more than one never is.
-_ASKED_PER_THRESHOLD = 5
+# A blockage longer than the threshold by less than the time between two beats may be missed.
+_BEATS_PER_THRESHOLD = 4
 # A blockage that lasts so many thresholds is told of while it lasts: it may never end.
 _HANGS_AFTER = 10
 _MAX_FRAMES = 20
@@ -55,7 +53,7 @@ class Blockage:
     """A time in which an event loop could do nothing but one thing.
 
     Attributes:
-        seconds: How long at least; the truth is up to a fifth of the threshold longer.
+        seconds: How long at least; the truth is up to a quarter of the threshold longer.
         agent: The agent whose run it was, by name or class; ``""`` where that cannot be known.
         run_id: The run; ``""`` where that cannot be known.
         activity: What the run did: ``tool fetch``, ``code``, ``model``, or ``""``.
@@ -84,16 +82,15 @@ class Blockage:
 
 
 class _Beat:
-    """A sign of life that a loop was asked for."""
+    """One sign of life that a loop owes: it is late from ``due`` on."""
 
-    __slots__ = ("answered", "asked")
+    __slots__ = ("due", "excused", "found", "told")
 
-    def __init__(self) -> None:
-        self.asked = _clock()
-        self.answered: float | None = None
-
-    def answer(self) -> None:
-        self.answered = _clock()
+    def __init__(self, due: float) -> None:
+        self.due = due
+        self.excused = False
+        self.found: Blockage | None = None
+        self.told = False
 
 
 class _Entry:
@@ -112,7 +109,11 @@ class _Entry:
 
 
 class _Heart:
-    """A watched loop: the runs on it, and the sign of life that it owes."""
+    """A watched loop: the runs on it, and its signs of life.
+
+    The loop's thread makes the signs, the watchdog's thread looks at them; what both touch changes in
+    single assignments.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -122,22 +123,21 @@ class _Heart:
         self.threshold = THRESHOLD
         self._thresholds: Counter[float] = Counter()
         self._beat: _Beat | None = None
-        # What was found when the answer became overdue, by beat: one blockage is looked at once.
-        self._found: Blockage | None = None
-        self._excused = False
-        self._told_of_hang = False
+        self._late: deque[tuple[_Beat, float]] = deque()
 
-    def enter(self, entry: _Entry, watches: tuple[LoopWatch, ...]) -> None:
-        """Watch a run as well; called on the loop."""
+    # On the loop's thread:
+
+    def enter(self, entry: _Entry, watches: tuple[LoopWatch, ...]) -> bool:
+        """Watch a run as well. Returns whether the loop has to be looked at sooner than before."""
+        sooner = not self.entries or entry.threshold < self.threshold
         self.thread = threading.get_ident()
         self.entries[entry.run.id] = entry
         self.watches.update(watches)
         self._thresholds[entry.threshold] += 1
         self.threshold = min(self._thresholds)
         if self._beat is None:
-            # The run may block before the thread gets to ask.
-            self._beat = _Beat()
-            self.loop.call_soon(self._beat.answer)
+            self._await_beat()
+        return sooner
 
     def leave(self, entry: _Entry) -> None:
         """Watch a run no more."""
@@ -147,66 +147,67 @@ class _Heart:
             del self._thresholds[entry.threshold]
             self.threshold = min(self._thresholds, default=self.threshold)
 
-    def look(self) -> bool:
-        """See whether the loop lives, and ask it again. Returns False when there is nothing more to see."""
+    def _await_beat(self) -> None:
+        pause = self.threshold / _BEATS_PER_THRESHOLD
+        self._beat = _Beat(_clock() + pause)
+        self.loop.call_later(pause, self._beat_now)
+
+    def _beat_now(self) -> None:
         beat = self._beat
-        if beat is None or beat.answered is not None:
-            self._close(None if beat is None else beat.answered)
-        elif self.loop.is_running():
-            self._overdue(_clock() - beat.asked)
-            return True
-        else:
-            # It rests between two calls of a sync caller, or has ended: what it owes is void.
-            self._close(None if self._found is None else _clock())
-        return bool(self.entries) and self._ask()
+        if beat is not None and not beat.excused and _clock() - beat.due >= self.threshold:
+            self._late.append((beat, _clock() - beat.due))
+        self._beat = None
+        if self.entries:
+            self._await_beat()
 
-    def _ask(self) -> bool:
+    # On the watchdog's thread:
+
+    def look(self) -> bool:
+        """See whether the loop lives. Returns False when there is nothing more to see."""
+        beat = self._beat
+        if beat is not None and (overdue := _clock() - beat.due) >= self.threshold / 2:
+            self._look_closer(beat, overdue)
+        while self._late:
+            self._report(*self._late.popleft())
+        owes = self._beat is not None and self.loop.is_running()
+        return (owes or bool(self.entries)) and not self.loop.is_closed()
+
+    def pause(self) -> float:
+        """Return for how long nothing can be amiss: until a sign of life could be half a threshold late."""
+        beat = self._beat
+        sure = self.threshold if beat is None else beat.due + self.threshold / 2 - _clock()
+        return max(sure, self.threshold / _BEATS_PER_THRESHOLD)
+
+    def _look_closer(self, beat: _Beat, overdue: float) -> None:
         if not self.loop.is_running():
-            return not self.loop.is_closed()
-        beat = _Beat()
-        try:
-            self.loop.call_soon_threadsafe(beat.answer)
-        except RuntimeError:  # closed just now
-            return False
-        self._beat = beat
-        return True
-
-    def _overdue(self, seconds: float) -> None:
-        if seconds < self.threshold or self._excused:
-            return
-        if self._found is None:
-            self._find()
-        if self._found is not None and not self._told_of_hang and seconds > _HANGS_AFTER * self.threshold:
-            self._told_of_hang = True
+            # It rests between two calls of a sync caller, or has ended: what it owes is void.
+            if beat.found is not None and not beat.excused and overdue >= self.threshold:
+                self._report(beat, overdue)
+            beat.excused = True
+        elif beat.found is None and not beat.excused:
+            self._find(beat)
+        elif beat.found is not None and not beat.told and overdue > _HANGS_AFTER * self.threshold:
+            beat.told = True
+            found = beat.found
             logger.warning(
-                "Event loop blocked for %.2f s and still is, by %s:\n%s",
-                seconds,
-                self._found.who,
-                self._found.stack,
+                "Event loop blocked for %.2f s and still is, by %s:\n%s", overdue, found.who, found.stack
             )
 
-    def _find(self) -> None:
+    def _find(self, beat: _Beat) -> None:
         """Look at what the loop's thread does."""
         chain = _chain(sys._current_frames().get(self.thread))
         if any(frame.f_code is _INLINE for frame, _ in chain):
             # Sync code under `run()` works in the caller's thread by design, with the loop its own.
-            self._excused = True
+            beat.excused = True
             return
         entry, activity = _culprit(chain, self.loop, list(self.entries.values()))
-        stack = _stack(chain, entry.source if entry is not None else "")
-        self._found = _blockage(entry, activity, stack)
+        beat.found = _blockage(entry, activity, _stack(chain, entry.source if entry is not None else ""))
 
-    def _close(self, until: float | None) -> None:
-        """Report the time since the loop was asked, if it was too long, and begin anew."""
-        beat, found, excused = self._beat, self._found, self._excused
-        self._beat, self._found, self._excused, self._told_of_hang = None, None, False, False
-        if beat is None or until is None or excused or until - beat.asked < self.threshold:
-            return
+    def _report(self, beat: _Beat, seconds: float) -> None:
+        found = beat.found
         if found is None:
             found = _blockage(*_culprit([], self.loop, list(self.entries.values())), _NOT_SEEN)
-        _report(
-            Blockage(until - beat.asked, found.agent, found.run_id, found.activity, found.stack), self.watches
-        )
+        _report(Blockage(seconds, found.agent, found.run_id, found.activity, found.stack), self.watches)
 
 
 _NOT_SEEN = "  (It was over before it could be looked at: nothing else could run in the meantime.)\n"
@@ -332,14 +333,13 @@ class _Watchdog:
         loop = asyncio.get_running_loop()
         with self._lock:
             entry = _Entry(run, self._threshold(run, loop))
-            heart = self._hearts.get(loop)
-            if heart is None:
-                heart = self._hearts[loop] = _Heart(loop)
-            heart.enter(entry, self._watches)
-            self._start()
+            heart = self._hearts.get(loop) or _Heart(loop)
+            if heart.enter(entry, self._watches):
+                self._hearts[loop] = heart
+                self._start()
+                self._bell.set()
         if isinstance(run.agent, CodeAgent):
             run.observers.append(entry.note_code)
-        self._bell.set()
         return functools.partial(self._leave, heart, entry)
 
     def _leave(self, heart: _Heart, entry: _Entry) -> None:
@@ -365,11 +365,7 @@ class _Watchdog:
     def _work(self) -> None:
         while True:
             self._bell.clear()
-            pause = self._look()
-            if pause is None:
-                self._bell.wait()
-            else:
-                time.sleep(pause)
+            self._bell.wait(self._look())
 
     def _look(self) -> float | None:
         """Look at all loops. Returns when to look again; ``None`` when there is nothing to look at."""
@@ -381,8 +377,7 @@ class _Watchdog:
                     if not heart.entries or heart.loop.is_closed():
                         self._hearts.pop(heart.loop, None)
         with self._lock:
-            shortest = min((heart.threshold for heart in self._hearts.values()), default=None)
-        return None if shortest is None else shortest / _ASKED_PER_THRESHOLD
+            return min((heart.pause() for heart in self._hearts.values()), default=None)
 
     def forget_thread(self) -> None:
         """After a fork: the thread and the loops did not come along."""
