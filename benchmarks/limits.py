@@ -263,7 +263,7 @@ def storm(report: Report, _: int) -> None:
             allowance = 300 * max(tally.served) / 60
             # A strict provider that says nothing of its limit is found by trying: no goal for its throughput.
             goal = 95.0 if limit or name == "token bucket" else None
-            note = f"{len(tally.refused)} refusals in all, {len(tally.served)} calls in {max(tally.served):.0f} s"
+            note = f"{len(tally.refused)} refusals, {len(tally.served)} calls in {max(tally.served):.0f} s"
             report.add(
                 Figure(f"429s after the first minute, limit {what}, {name}", share, "%", 2.0, note=note),
                 Figure(f"throughput, limit {what}, {name}", 3000 / allowance * 100, "%", goal, at_least=True),

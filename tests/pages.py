@@ -19,6 +19,7 @@ import inspect
 import io
 import re
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -77,7 +78,7 @@ def blocks_of(page: Path) -> list[Block]:
     return [
         Block(
             language=found.group(2),
-            text=inspect.cleandoc(found.group(3)) + "\n",
+            text=textwrap.dedent(found.group(3)).strip() + "\n",
             line=content.count("\n", 0, found.start()) + 2,
             start=found.start(),
             end=found.end(),

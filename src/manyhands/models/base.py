@@ -353,8 +353,9 @@ def choose_model(name: str | None) -> Model:
     """Return the model that ``name`` means.
 
     Args:
-        name: A model's name at an OpenAI-compatible endpoint; ``None`` for the name in the environment
-            variable ``MANYHANDS_MODEL``.
+        name: A model's name at an OpenAI-compatible endpoint, or one with its provider before a slash
+            (see :mod:`manyhands.models.presets`); ``None`` for the name in the environment variable
+            ``MANYHANDS_MODEL``.
 
     Raises:
         CallerError: No name is given anywhere.
@@ -365,6 +366,5 @@ def choose_model(name: str | None) -> Model:
             "An agent needs a model. Pass one, as in model=OpenAIModel('gpt-5-mini'), or put a model's name "
             "into the environment variable MANYHANDS_MODEL."
         )
-    module = importlib.import_module("manyhands.models.openai")
-    model: Model = module.OpenAIModel(name)
+    model: Model = importlib.import_module("manyhands.models.presets").model_of(name)
     return model

@@ -43,7 +43,8 @@ class ChatCompletionsModel(RemoteModel):
     _door = "chat.completions.create"
     _streaming: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
     _stop_field = "stop"
-    _tool_choice = "required"
+    # What a request with tools asks for; None leaves it to the provider.
+    _tool_choice: str | None = "required"
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class ChatCompletionsModel(RemoteModel):
         options: dict[str, Any] = {}
         if response_format is not None:
             options["response_format"] = wire.response_format(response_format)
-        if tools:
+        if tools and self._tool_choice:
             options["tool_choice"] = self._tool_choice
         return options
 

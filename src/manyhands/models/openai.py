@@ -16,6 +16,7 @@ from manyhands.models.endpoint import (
     joined_url,
     public_url,
 )
+from manyhands.models.presets import Preset, preset_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,9 +42,13 @@ class OpenAIModel(ChatCompletionsModel):
     """A model of OpenAI, or of any server that speaks its chat-completions format.
 
     Args:
-        model_id: Name of the model there.
-        api_base: Address of the server; ``OPENAI_BASE_URL``, else OpenAI's own.
-        api_key: Key; ``OPENAI_API_KEY`` if not given. Only OpenAI's own address insists on one.
+        model_id: Name of the model there. A provider before it (``"groq/llama-3.3-70b"``; see
+            :mod:`manyhands.models.presets`) brings address, key and habits along, unless an address
+            or a client is given: then the name is sent as it is.
+        api_base: Address of the server; the provider's if ``model_id`` names one, else
+            ``OPENAI_BASE_URL``, else OpenAI's own.
+        api_key: Key; if not given, that in the provider's environment variable, which is
+            ``OPENAI_API_KEY`` for OpenAI and for addresses of one's own.
         organization: OpenAI organization to bill.
         project: OpenAI project to bill.
         client_kwargs: Settings under the names of OpenAI's own client: ``timeout``,
@@ -54,8 +59,14 @@ class OpenAIModel(ChatCompletionsModel):
         timeout: Seconds for the whole call, or :class:`Timeouts`.
         extra_headers: More headers of every request.
         extra_body: More fields of every request; they win over all others.
+        send_reasoning: The field in which the provider wants to see again the reasoning that led to a
+            tool call: ``"reasoning_content"``, ``"reasoning"`` or ``"reasoning_details"``; known for the
+            providers above.
+        strip_thinking: Take a ``<think>`` block at the beginning of a reply for reasoning, not for text.
         **kwargs: Sent along with every request; they win over the arguments of a call.
     """
+
+    _path = "/chat/completions"
 
     def __init__(
         self,
@@ -72,8 +83,13 @@ class OpenAIModel(ChatCompletionsModel):
         timeout: Timeouts | float | Mapping[str, float | None] | None = None,
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        send_reasoning: str | None = None,
+        strip_thinking: bool = False,
         **kwargs: Any,
     ) -> None:
+        settings = dict(client_kwargs or {})
+        addressed = api_base or settings.get("base_url") or client is not None
+        self._preset, self._short_name = (None, model_id) if addressed else preset_of(model_id)
         super().__init__(
             model_id,
             custom_role_conversions,
@@ -81,9 +97,12 @@ class OpenAIModel(ChatCompletionsModel):
             client=client,
             extra_headers=extra_headers,
             extra_body=extra_body,
+            send_reasoning=send_reasoning or (self._preset.send_reasoning if self._preset else None),
+            strip_thinking=strip_thinking,
             **kwargs,
         )
-        settings = dict(client_kwargs or {})
+        if self._preset is not None:
+            self._follow(self._preset)
         if unknown := settings.keys() - _CLIENT_KWARGS:
             raise TypeError(
                 f"client_kwargs holds {sorted(unknown)}, which has no meaning here; known are "
@@ -97,22 +116,25 @@ class OpenAIModel(ChatCompletionsModel):
         self.timeout = timeout if timeout is not None else settings.pop("timeout", None)
         self._settings = settings
 
+    def _follow(self, preset: Preset) -> None:
+        """Take on the habits of a provider."""
+        self._tool_choice = preset.tool_choice
+        if not preset.stream_options:
+            self._streaming = {"stream": True}
+
+    @property
+    def _sent_name(self) -> str | None:
+        return self._short_name if self._preset is not None and self.client is None else self.model_id
+
     def endpoint(self) -> Endpoint:
         """Return where this model is asked.
 
         Raises:
-            AuthenticationError: OpenAI itself is to be asked, and there is no key.
+            AuthenticationError: OpenAI, or another provider known to want a key, is to be asked, and
+                there is none.
         """
-        base = self.api_base or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE
-        url = joined_url(str(base), "/chat/completions", self._settings.get("default_query"))
-        key = self._key
-        if key is None and os.environ.get("OPENAI_API_KEY"):
-            key = Secret(os.environ["OPENAI_API_KEY"])
-        if key is None and url.startswith(DEFAULT_BASE):
-            raise AuthenticationError(
-                f"{self.model_id} needs a key for {DEFAULT_BASE}: set the environment variable "
-                "OPENAI_API_KEY, or pass api_key=. For another server pass api_base=."
-            )
+        url = joined_url(self._base(), self._path, self._settings.get("default_query"))
+        key = self._key or self._environment_key(url)
         return Endpoint(
             url=url,
             headers=self._billing(),
@@ -122,6 +144,27 @@ class OpenAIModel(ChatCompletionsModel):
             ssl=self._settings.get("ssl", environment_ssl(url)),
             proxy=self._settings.get("proxy") or environment_proxy(url),
         )
+
+    def _base(self) -> str:
+        if self._preset is not None:
+            return self._preset.url()
+        return str(self.api_base or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE)
+
+    def _environment_key(self, url: str) -> Secret | None:
+        preset = self._preset
+        key = os.environ.get("OPENAI_API_KEY") if preset is None else preset.key()
+        if key:
+            return Secret(key)
+        needed = "OPENAI_API_KEY" if url.startswith(DEFAULT_BASE) else None
+        # A server of one's own takes a key, but asks for none.
+        if preset is not None and preset.keys and preset.address is None:
+            needed = preset.keys[0]
+        if needed:
+            raise AuthenticationError(
+                f"{self.model_id} needs a key for {public_url(url)}: set the environment variable "
+                f"{needed}, or pass api_key=. For another server pass api_base=."
+            )
+        return None
 
     def _billing(self) -> tuple[tuple[str, str], ...]:
         named = (("OpenAI-Organization", self.organization), ("OpenAI-Project", self.project))
@@ -136,8 +179,15 @@ class OpenAIModel(ChatCompletionsModel):
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; keys, headers and clients stay out."""
         base = public_url(str(self.api_base)) if self.api_base else None
-        described = {"api_base": base, "organization": self.organization, "project": self.project}
-        return {**super().to_dict(), **{name: value for name, value in described.items() if value}}
+        described: dict[str, Any] = {
+            "api_base": base,
+            "organization": self.organization,
+            "project": self.project,
+        }
+        whole = {**super().to_dict(), **{name: value for name, value in described.items() if value}}
+        if self._preset is not None and self.send_reasoning == self._preset.send_reasoning:
+            whole.pop("send_reasoning", None)
+        return whole
 
 
 OpenAIServerModel = OpenAIModel

@@ -275,7 +275,7 @@ _TWINS: dict[str, Any] = {
     "$groups": BaseExceptionGroup,
     "$checkgroup": _check_group,
     "$Stop": Stop,
-    "$mark": staticmethod(True),  # a descriptor, which an enum does not take for a member
+    "$mark": staticmethod(True),  # type: ignore[arg-type]  # a descriptor, which an enum does not take for a member
     "$tick": tick,
     "$alive": alive,
     "$lim": iterators.limited,

@@ -242,7 +242,7 @@ class LocalPythonExecutor(PythonExecutor):
     def numpy_random(self) -> Any:
         """The random numbers of this run, as numpy makes them."""
         if self._numpy_random is None:
-            import numpy
+            import numpy  # type: ignore[import-not-found, unused-ignore]
 
             self._numpy_random = numpy.random.RandomState()
         return self._numpy_random
