@@ -468,10 +468,11 @@ def _decision(said: Any) -> Any:
 
 async def _call(one: Plugin, hook: Callable[..., Any], *args: Any) -> Any:
     """Call a hook within its time; that of a sync one begins when a thread begins with it."""
-    seconds = one.timeout
-    at_once = seconds is None or is_async_callable(hook)
-    limit = asyncio.timeout(seconds if at_once else None)
-    begin = None if at_once else functools.partial(_begin, limit, seconds or 0.0)
+    seconds, waits = one.timeout, is_async_callable(hook)
+    if seconds is None and waits:
+        return await hook(*args)
+    limit = asyncio.timeout(seconds if waits else None)
+    begin = None if seconds is None or waits else functools.partial(_begin, limit, seconds)
     try:
         async with limit:
             with worker_terms(f"plugin-{one.name}", begin):

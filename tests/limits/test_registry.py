@@ -105,11 +105,12 @@ async def test_stats_show_limit_holders_and_waiters_of_each_name() -> None:
 
 async def test_names_that_nobody_uses_any_more_are_forgotten() -> None:
     registry = ConcurrencyRegistry(default_limit=1)
-    for number in range(100):
+    for number in range(1000):
         async with registry.throttle(f"user-{number}"):
             with pytest.raises(TimeoutError):
                 await registry.acquire(f"user-{number}", timeout=0)
     assert registry.stats() == {}
+    assert len(registry._entries) < 500
 
 
 # --- Sync and async --------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("manyhands.limits")
 
+# Most entries kept for names that nobody uses now; making one costs more than an acquire.
+_KEPT = 256
+
 
 class _Entry:
     """One name in use: its limiter, how many hold its slots, and how many are waiting for one."""
@@ -37,6 +40,11 @@ class _Entry:
         self.limiter = CapacityLimiter(limit, name=name)
         self.holders = 0
         self.comers = 0
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody holds a slot or wants one."""
+        return bool(self.holders or self.comers)
 
 
 class ConcurrencyRegistry:
@@ -52,7 +60,7 @@ class ConcurrencyRegistry:
     def __init__(self, default_limit: int = 0) -> None:
         self._default = checked_limit(default_limit)
         self._limits: dict[str, int] = {}
-        # A name nobody uses has no entry: names of users or tenants do not pile up.
+        # Entries that nobody uses are kept only while they are few: names of users do not pile up.
         self._entries: dict[str, _Entry] = {}
         # The garbage collector may run a finalizer that releases while this thread holds the lock: it
         # is let in again, and every change below is whole at each point where that can happen.
@@ -197,7 +205,7 @@ class ConcurrencyRegistry:
                 self._forget_if_idle(name, entry)
 
     def _forget_if_idle(self, name: str, entry: _Entry) -> None:
-        if not entry.holders and not entry.comers:
+        if not entry.in_use and len(self._entries) > _KEPT:
             self._entries.pop(name, None)
 
     # --- Watching --------------------------------------------------------------------------------
@@ -216,7 +224,7 @@ class ConcurrencyRegistry:
         """Return limit, holders and waiters of every name that has a limit of its own or is in use."""
         with self._lock:
             stats = {name: SlotStats(limit, 0, 0) for name, limit in self._limits.items()}
-            stats.update({name: entry.limiter.stats() for name, entry in self._entries.items()})
+            stats.update({name: one.limiter.stats() for name, one in self._entries.items() if one.in_use})
         return stats
 
 

@@ -22,7 +22,7 @@ import asyncio
 import math
 import queue
 import threading
-from asyncio.events import _get_running_loop
+from asyncio.events import _get_running_loop, get_running_loop
 from collections import OrderedDict, deque
 from contextlib import suppress
 from functools import partial
@@ -96,15 +96,18 @@ class TaskSeat:
     granted = False
     left = False
     _knocked = False
+    _here = False
 
     def __init__(self, awake: Callable[[Any], object]) -> None:
-        self.loop = loop = asyncio.get_running_loop()
+        self.loop = loop = get_running_loop()
         self.future: asyncio.Future[bool] = loop.create_future()
         self._awake = awake
 
     def hears(self) -> bool:
         """Return whether the task can take a call now."""
-        return self.loop is _get_running_loop() or self.loop.is_running()
+        # Asking for the running loop is a system call up to Python 3.11: once is enough.
+        self._here = self.loop is _get_running_loop()
+        return self._here or self.loop.is_running()
 
     def is_gone(self) -> bool:
         """Return whether the task will never run again."""
@@ -122,8 +125,12 @@ class TaskSeat:
         self._awake(self)
 
     def call(self, lost: Callable[[TaskSeat], object]) -> None:
-        """Wake the task; ``lost`` is told of the seat if its loop is closed before it hears."""
-        if self.loop is _get_running_loop():
+        """Wake the task, right after :meth:`hears`.
+
+        Args:
+            lost: Told of the seat if its loop is closed before the call arrives.
+        """
+        if self._here:
             if not self.future.done():
                 self.future.set_result(True)
             return
@@ -215,11 +222,13 @@ class FifoLine(OrderedDict[Seat, None]):
 
     def take(self) -> Seat | None:
         """Remove and return :meth:`first`."""
-        for seat in self:  # nearly always the oldest hears
-            if not seat.hears():
-                break
-            del self[seat]
-            return seat
+        if not self:
+            return None
+        oldest, _ = self.popitem(last=False)
+        if oldest.hears():  # nearly always
+            return oldest
+        self[oldest] = None
+        self.move_to_end(oldest, last=False)
         found = self.first()
         if found is not None:
             del self[found]

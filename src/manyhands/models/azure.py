@@ -99,12 +99,12 @@ class AzureOpenAIModel(OpenAIModel):
             AuthenticationError: There is neither key nor token.
             BadRequestError: There is no address.
         """
-        url = self._url()
+        url, credential = self._url(), self._credential()
         return Endpoint(
             url=url,
             headers=self._billing(),
-            secret_headers=self._secret_headers(self._credential()),
-            key=self._credential(),
+            secret_headers=(*((credential,) if credential else ()), *self._secret_headers(None)),
+            key=Secret(credential[1].reveal().removeprefix("Bearer ")) if credential else None,
             timeouts=Timeouts.of(self.timeout),
             ssl=self._settings.get("ssl", environment_ssl(url)),
             proxy=self._settings.get("proxy") or environment_proxy(url),
@@ -128,28 +128,19 @@ class AzureOpenAIModel(OpenAIModel):
             query["api-version"] = version
         return joined_url(f"{root}/openai/v1", self._path, query)
 
-    def _credential(self) -> Secret | None:
-        """Return the key or the fixed token, ``None`` where tokens are provided."""
+    def _credential(self) -> tuple[str, Secret] | None:
+        """Return the header for key or fixed token, ``None`` where tokens are provided."""
         if self.token_provider is not None:
             return None
-        key = self._key or self._token
-        if key is None:
-            found = os.environ.get("AZURE_OPENAI_API_KEY") or os.environ.get("AZURE_OPENAI_AD_TOKEN")
-            key = Secret(found) if found else None
-        if key is None:
-            raise AuthenticationError(
-                f"{self.model_id} needs a key for Azure: set the environment variable "
-                "AZURE_OPENAI_API_KEY, or pass api_key= or token_provider=."
-            )
-        return key
-
-    def _secret_headers(self, key: Secret | None) -> tuple[tuple[str, Secret], ...]:
-        is_token = key is not None and key == (
-            self._token or Secret(os.environ.get("AZURE_OPENAI_AD_TOKEN", ""))
+        key, token = os.environ.get("AZURE_OPENAI_API_KEY"), os.environ.get("AZURE_OPENAI_AD_TOKEN")
+        if self._key or self._token or key or token:
+            if self._key or (key and not self._token):
+                return "api-key", self._key or Secret(key or "")
+            return "Authorization", Secret(f"Bearer {self._token.reveal() if self._token else token}")
+        raise AuthenticationError(
+            f"{self.model_id} needs a key for Azure: set the environment variable "
+            "AZURE_OPENAI_API_KEY, or pass api_key= or token_provider=."
         )
-        if key is None or (is_token and self._key is None):
-            return super()._secret_headers(key)
-        return (("api-key", key), *super()._secret_headers(None))
 
     @property
     def _sent_name(self) -> str | None:

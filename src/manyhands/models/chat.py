@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from manyhands.messages import ChatMessage
+    from manyhands.models.remote import ReplyReader
 
 # Fields that a provider refuses in a request without tools.
 _ONLY_WITH_TOOLS = ("tool_choice", "parallel_tool_calls")
@@ -113,7 +114,7 @@ class ChatCompletionsModel(RemoteModel):
             return wire.reply_message(answer, self.strip_thinking)
         return None
 
-    def _reader(self, cut: list[str] | None) -> wire.StreamedReply:
+    def _reader(self, cut: list[str] | None) -> ReplyReader:
         return wire.StreamedReply(cut, self.strip_thinking)
 
     def to_dict(self) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class RemoteModel(Model):
     _streaming: Mapping[str, Any] = {"stream": True}
     # The field for stop sequences, "" where there is none.
     _stop_field: str = ""
+    # What is missing in an answer that holds no reply.
+    _lacking = "there are no choices"
 
     def __init__(
         self,
@@ -341,7 +343,7 @@ class RemoteModel(Model):
             if reply is not None:
                 return reply
             self._check(answer)
-        raise ServerError(f"{self._where} answered without a reply: there are no choices in it.", status=200)
+        raise ServerError(f"{self._where} answered without a reply: {self._lacking} in it.", status=200)
 
     def _folded(self, body: bytes) -> ChatMessage:
         """Return the message of a server that streams although nobody asked it to."""

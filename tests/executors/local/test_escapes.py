@@ -7,6 +7,7 @@ import decimal
 import json
 import math
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -68,6 +69,8 @@ def assert_host_unchanged() -> None:
     assert decimal.DefaultContext.prec == 28
     assert copy.copy([1]) == [1]
     assert changed_classes() == []
+    assert threading.getprofile() is None
+    assert threading.gettrace() is None
 
 
 @pytest.mark.parametrize("source", ATTACKS, ids=range(len(ATTACKS)))

@@ -476,6 +476,15 @@ _NUMPY_FILES = words(
 
 #: Members that are never shown, by module.
 HIDDEN: dict[str, frozenset[str]] = {
+    # Hooks and settings of the whole process: whoever authorizes these modules means their other functions.
+    "threading": words(
+        "settrace setprofile settrace_all_threads setprofile_all_threads excepthook stack_size"
+    ),
+    "signal": words("signal set_wakeup_fd setitimer alarm pthread_sigmask siginterrupt"),
+    "atexit": words("register unregister"),
+    "faulthandler": words("enable disable register unregister dump_traceback_later"),
+    "tracemalloc": words("start stop"),
+    "socket": words("setdefaulttimeout"),
     "numpy": _NUMPY_FILES - {"char", "exceptions", "rec"},
     "numpy.random": frozenset({"mtrand", "bit_generator", "test"}),
     "pandas": words(
@@ -506,9 +515,13 @@ HIDDEN: dict[str, frozenset[str]] = {
         {"pickle", "constructor", "add_extension", "dispatch_table", "clear_extension_cache"}
     ),
     "traceback": frozenset({"walk_stack", "walk_tb", "extract_stack", "print_stack", "StackSummary"}),
-    "gc": frozenset({"get_objects", "get_referrers", "get_referents", "callbacks", "disable", "freeze"}),
-    "pprint": frozenset(),
-    "pdb": frozenset(),
+    "gc": words("get_objects get_referrers get_referents callbacks disable freeze set_debug set_threshold"),
+    # Hooks of the process: they would run code of the agent in every thread, after its step too.
+    "threading": words(
+        """
+        settrace setprofile settrace_all_threads setprofile_all_threads excepthook main_thread enumerate stack_size
+        """
+    ),
 }
 
 _RAW_ITERTOOLS = [name for name in _ITERTOOLS if name != "tee"]

@@ -69,7 +69,9 @@ def _check_path(value: Any) -> str | None:
 
 
 def _check_name(value: Any) -> str | None:
-    names = value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
+    names = (
+        value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
+    )
     for name in names:
         if isinstance(name, str) and (name.startswith("_") or str.__str__(name) in _FORBIDDEN_BY_NAME):
             return f"Forbidden access to method: {name}"
