@@ -73,7 +73,7 @@ class Plugin:
     Attributes:
         name: What it is called; by default the name of the class.
         version: Its version.
-        description: What it does.
+        description: What it does; by default the first line of the docstring.
         timeout: Most seconds for each call of a hook; ``None`` for no limit.
     """
 
@@ -86,6 +86,8 @@ class Plugin:
         super().__init_subclass__(**kwargs)
         if "name" not in vars(cls):
             cls.name = cls.__name__
+        if "description" not in vars(cls):
+            cls.description = _first_line(cls)
         _check_hook_names(name for name in vars(cls) if name.startswith(("before_", "after_")))
 
     def before_run(self, run: Run) -> Any:
@@ -118,6 +120,10 @@ class Plugin:
 
 HOOKS = tuple(name for name in vars(Plugin) if name.startswith(("before_", "after_")))
 _UNWRITTEN = {name: vars(Plugin)[name] for name in HOOKS}
+
+
+def _first_line(documented: Any) -> str:
+    return (documented.__doc__ or "").strip().partition("\n")[0]
 
 
 def _check_hook_names(names: Iterable[str]) -> None:
@@ -192,8 +198,7 @@ def plugin(hook: Any = None, /, *, name: str | None = None, **details: Any) -> A
 
     def make(function: Callable[..., Any]) -> FunctionPlugin:
         own = getattr(function, "__name__", type(function).__name__)
-        first_line = (function.__doc__ or "").strip().partition("\n")[0]
-        told = {"description": first_line, **details, hook or own: function}
+        told = {"description": _first_line(function), **details, hook or own: function}
         return FunctionPlugin(name or own, **told)
 
     return make

@@ -18,7 +18,6 @@ whoever holds the lock does it on the way out: nobody waits for a lock to give s
 
 from __future__ import annotations
 
-import asyncio
 import math
 import queue
 import threading
@@ -29,6 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable
 
 
