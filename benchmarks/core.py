@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/core.py                    # everything: about four minutes
+    python benchmarks/core.py                    # everything: about eight minutes
     python benchmarks/core.py --quick            # smaller and fewer rounds
     python benchmarks/core.py --only step memory --json core.json
 
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import functools
 import itertools
+import resource
 import subprocess
 import sys
 import time
@@ -86,7 +87,7 @@ def _step_cpu(turns: list[_meter.Spent], count: int) -> float:
 async def step(plan: Plan, report: Report) -> None:
     """Measure the CPU of a step, and the wall of slow models."""
     for kind, (count, manner) in itertools.product(plan.kinds, ((plan.few, "0.05/3"), (plan.many, "1.0/3"))):
-        rounds = plan.rounds if count == plan.few else max(3, plan.rounds // 2)
+        rounds = 2 * plan.rounds if count == plan.few else max(3, plan.rounds // 2)
         spent = await _in_turns(plan, kind, count, manner, rounds)
         floor, agents = _step_cpu(spent["floor"], count), _step_cpu(spent["agents"], count)
         name = f"{kind} agent: CPU per step, {count:,} agents x 3 steps"
@@ -217,25 +218,30 @@ _CALL = '\'{"name": "final_answer", "arguments": {"answer": "value of key-1"}}\'
 _CODE = "'<code>final_answer(lookup(\"key-1\"))</code>'"
 
 
-def _seconds(code: str, times: int) -> tuple[float, str]:
-    """Return how long a fresh interpreter takes for ``code``, and what it printed last."""
-    taken, printed = [], ""
+def _life(code: str, times: int) -> tuple[float, float, str]:
+    """Return the milliseconds and the CPU of a fresh interpreter for ``code``, and what it printed last."""
+    taken, cpu, printed = [], [], ""
     for _ in range(times):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         begin = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        taken.append(time.perf_counter() - begin)
+        taken.append((time.perf_counter() - begin) * 1e3)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3)
         printed = done.stdout.strip().rpartition("\n")[2]
-    return median(taken), printed
+    return median(taken), median(cpu), printed
 
 
 async def start(plan: Plan, report: Report) -> None:
     """Measure importing, and the way to the first answer in a fresh process."""
-    bare, _ = _seconds("", plan.rounds)
-    imported, _ = _seconds("import manyhands", plan.rounds)
-    note = f"an empty program takes {bare * 1e3:.0f} ms, not counted"
-    report.add(Figure("import manyhands", (imported - bare) * 1e3, "ms", 100, note=note))
-    classes, _ = _seconds("from manyhands import CodeAgent, ToolCallingAgent, OpenAIModel, tool", plan.rounds)
-    report.add(Figure("   and its classes", (classes - bare) * 1e3, "ms"))
+    bare, _, _ = _life("", plan.rounds)
+    for name, code, goal in (
+        ("import manyhands", "import manyhands", 100),
+        ("   and its classes", "from manyhands import CodeAgent, OpenAIModel, ToolCallingAgent, tool", None),
+    ):
+        taken, cpu, _ = _life(code, plan.rounds)
+        note = f"CPU {cpu:.0f} ms, all told; an empty program takes {bare:.0f} ms, which is taken off"
+        report.add(Figure(name, taken - bare, "ms", goal, note=note))
     for kind in plan.kinds:
         agent, reply = ("CodeAgent", _CODE) if kind == "code" else ("ToolCallingAgent", _CALL)
         url = f"{plan.url}/{kind}/0/2/v1"
@@ -245,10 +251,11 @@ async def start(plan: Plan, report: Report) -> None:
         }
         for words, (model, goal) in models.items():
             code = _FIRST_ANSWER.format(agent=agent, reply=reply, model=model)
-            taken, printed = _seconds(code, plan.rounds)
+            taken, cpu, printed = _life(code, plan.rounds)
             assert printed == _sides.answer(1), printed
             name = f"{kind} agent: fresh process to first answer, {words}"
-            report.add(Figure(name, taken * 1e3, "ms", goal, note="the whole life of the process"))
+            note = f"the whole life of the process; CPU {cpu:.0f} ms"
+            report.add(Figure(name, taken, "ms", goal, note=note))
 
 
 # --- Side by side -----------------------------------------------------------------------------------------
@@ -279,7 +286,7 @@ async def speedup(plan: Plan, report: Report) -> None:
             await agent.arun(_sides.task(number))
         one_by_one = time.perf_counter() - begin
         taken = []
-        for _ in range(max(3, plan.rounds // 2)):
+        for _ in range(plan.rounds):
             begin = time.perf_counter()
             await asyncio.gather(*(agent.arun(_sides.task(number)) for number in range(10)))
             taken.append(time.perf_counter() - begin)
@@ -309,6 +316,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=_sides.KINDS, default=None, help="kinds of agent")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--markdown", action="store_true", help="print them once more, as Markdown")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a goal is missed")
     return parser.parse_args()
 
 
@@ -320,7 +328,7 @@ def _plan(url: str, given: argparse.Namespace) -> Plan:
 
 
 def main() -> int:
-    """Measure, print, and say by the exit status whether every goal was reached."""
+    """Measure and print; with ``--strict`` the exit status says whether every goal was reached."""
     given = _arguments()
     _meter.raise_file_limit()
     report = Report()
@@ -334,7 +342,7 @@ def main() -> int:
         print("", *report.markdown(), sep="\n")
     missed = report.missed()
     print(f"\n{len(missed)} of {sum(f.goal is not None for f in report.figures)} goals missed.")
-    return 1 if missed else 0
+    return 1 if missed and given.strict else 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from manyhands.acting.code import CodeActing
 from manyhands.acting.tools import ToolActing
 from manyhands.callbacks import CallbackRegistry
 from manyhands.errors import CallerError, check_count, check_seconds
-from manyhands.executors.base import check_executor_kind, make_executor
+from manyhands.executors.base import as_executor, check_executor_kind, make_executor
 from manyhands.loop import drive, provide_final_answer, take_step
 from manyhands.memory import AgentMemory
 from manyhands.models.base import check_model, choose_model
@@ -630,7 +630,8 @@ class CodeAgent(MultiStepAgent):
         additional_authorized_imports: Modules that the code may import beside the basic ones:
             ``pkg``, ``pkg.sub``, ``pkg.*``, or ``*`` for all.
         planning_interval: See :class:`MultiStepAgent`.
-        executor: The executor to run code in; each run gets its own copy of it.
+        executor: The executor to run code in; each run gets its own copy of it. One that cannot be copied
+            serves one run after the other.
         executor_type: Kind of executor, if none is given: ``local``.
         executor_kwargs: Parameters of that executor.
         max_print_outputs_length: Most printed characters that the model is shown.
@@ -674,7 +675,7 @@ class CodeAgent(MultiStepAgent):
         self.additional_authorized_imports = additional_authorized_imports or ()
         self.use_structured_outputs_internally = use_structured_outputs_internally
         self._tags = code_block_tags
-        self._executor = executor
+        self._executor = as_executor(executor) if executor is not None else None
         self._executor_recipe = (executor_type, executor_kwargs, max_print_outputs_length)
         if self.template_name == "code_agent" and use_structured_outputs_internally:
             self.template_name = "structured_code_agent"  # type: ignore[misc]

@@ -16,6 +16,7 @@ from manyhands import (
     CallerError,
     ChatMessage,
     CodeAgent,
+    CodeOutput,
     ExecutionTimeoutError,
     FinalAnswerStep,
     InterpreterError,
@@ -196,6 +197,50 @@ async def test_an_executor_of_the_caller_is_copied_for_each_run() -> None:
     assert await agent.arun("one") == 1
     assert agent.python_executor is not executor
     assert await agent.arun("two") is False
+
+
+class Notebook:
+    """An executor as other libraries have them: sync, one for all, called with code."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+        self.busy = 0
+        self.cleaned = False
+
+    def send_tools(self, tools: dict[str, Any]) -> None:
+        self.tools = tools
+
+    def send_variables(self, variables: dict[str, Any]) -> None:
+        self.state.update(variables)
+
+    def __call__(self, code: str) -> CodeOutput:
+        self.busy += 1
+        assert self.busy == 1, "two runs at once"
+        try:
+            return CodeOutput(eval(code, {}, self.state), "printed", code.startswith("'final"))
+        finally:
+            self.busy -= 1
+
+    def cleanup(self) -> None:
+        self.cleaned = True
+
+
+async def test_an_executor_that_cannot_be_copied_serves_one_run_after_the_other() -> None:
+    notebook = Notebook()
+    model = ScriptedModel({"": [code("1 + rows"), code("1 / 0"), code("'final'")]})
+    agent = CodeAgent([], model, executor=notebook)
+    runs = [agent.arun("go", additional_args={"rows": n}, return_full_result=True) for n in range(5)]
+    results = await asyncio.gather(*runs)
+    assert [result.steps[1]["action_output"] for result in results] == [1, 2, 3, 4, 5]
+    assert "ZeroDivisionError" in results[0].steps[2]["error"]["message"]
+    assert not notebook.cleaned
+    await agent.acleanup()
+    assert notebook.cleaned
+
+
+def test_something_that_is_no_executor_is_refused_at_once() -> None:
+    with pytest.raises(CallerError, match="cannot be an executor"):
+        agent_of(executor=print)
 
 
 def test_an_unknown_executor_type_says_what_there_is() -> None:

@@ -114,10 +114,18 @@ class Chat(Wire):
                 for n, a, i in turn.calls
             ]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(turn)}
-        return json.dumps({**self._head("chat.completion"), "choices": [choice], "usage": self._usage(turn)}).encode()
+        return json.dumps(
+            {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(turn)}
+        ).encode()
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": "tiny-1", "system_fingerprint": "fp"}
+        return {
+            "id": "chatcmpl-1",
+            "object": kind,
+            "created": 1,
+            "model": "tiny-1",
+            "system_fingerprint": "fp",
+        }
 
     def _reason(self, turn: Turn) -> str:
         return "tool_calls" if turn.calls else "stop"
@@ -132,7 +140,9 @@ class Chat(Wire):
         found += [self._chunk({"content": piece}) for piece in pieces(turn.text or "")]
         for index, (name, _, call_id) in enumerate(turn.calls):
             first = {"index": index, "id": call_id, "type": "function"}
-            found.append(self._chunk({"tool_calls": [{**first, "function": {"name": name, "arguments": ""}}]}))
+            found.append(
+                self._chunk({"tool_calls": [{**first, "function": {"name": name, "arguments": ""}}]})
+            )
         for index, (_, arguments, _) in enumerate(turn.calls):
             for piece in pieces(json.dumps(arguments)):
                 found.append(
@@ -166,7 +176,9 @@ class Azure(Chat):
     path = "/openai/v1/chat/completions"
 
     def model(self, base: str, model_id: str = "tiny", **settings: Any) -> RemoteModel:
-        return AzureOpenAIModel(model_id, **{"azure_endpoint": base, "api_key": KEY, "api_version": "v1", **settings})
+        return AzureOpenAIModel(
+            model_id, **{"azure_endpoint": base, "api_key": KEY, "api_version": "v1", **settings}
+        )
 
     def error(self, kind: str, message: str) -> Any:
         return {"error": {"code": kind, "message": message}}
@@ -197,11 +209,19 @@ class Responses(Wire):
         found: list[dict[str, Any]] = []
         if turn.thought:
             summary = [{"type": "summary_text", "text": turn.thought}]
-            found.append({"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": "gAAA="})
+            found.append(
+                {"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": "gAAA="}
+            )
         if turn.text is not None:
             part = {"type": "output_text", "text": turn.text, "annotations": [], "logprobs": []}
             found.append(
-                {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+                {
+                    "id": "msg_1",
+                    "type": "message",
+                    "status": "completed",
+                    "role": "assistant",
+                    "content": [part],
+                }
             )
         found += [
             {
@@ -284,7 +304,9 @@ class Responses(Wire):
         said = []
         for item in request["input"]:
             kind = item.get("type", "message")
-            role = {"function_call": "assistant", "function_call_output": "tool"}.get(kind, item.get("role", kind))
+            role = {"function_call": "assistant", "function_call_output": "tool"}.get(
+                kind, item.get("role", kind)
+            )
             said.append((role, _text(item.get("content", item.get("output", "")))))
         tools = [tool["name"] for tool in request.get("tools", ())]
         return Asked(request["model"], request.get("instructions", ""), said, tools)
@@ -342,11 +364,12 @@ class Anthropic(Wire):
 
     def _block(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
         kind = block["type"]
-        field_, empty, text = {
+        forms: dict[str, tuple[str, dict[str, Any], str]] = {
             "text": ("text", {"text": ""}, block.get("text", "")),
             "thinking": ("thinking", {"thinking": "", "signature": ""}, block.get("thinking", "")),
             "tool_use": ("partial_json", {"input": {}}, json.dumps(block.get("input"))),
-        }[kind]
+        }
+        field_, empty, text = forms[kind]
         name = "input_json_delta" if kind == "tool_use" else f"{kind}_delta"
         deltas = [{"type": name, field_: piece} for piece in (["", *pieces(text)] if text != "{}" else [])]
         if kind == "thinking":

@@ -9,6 +9,7 @@ from manyhands.acting.calls import CodeTool
 from manyhands.asking import ask_model
 from manyhands.errors import InterpreterError
 from manyhands.events import ActionOutput
+from manyhands.limits.capacity import CapacityLimiter
 from manyhands.messages import ChatMessage
 from manyhands.parsing import extract_code, extract_structured_code, rename_final_answer_variable
 from manyhands.steps import ToolCall
@@ -70,6 +71,7 @@ class CodeActing:
         self._tags = tags
         self._closing_tag = closing_tag
         self._structured = structured
+        self._turns = CapacityLimiter(1, name="executor")
         self._stop = ["Observation:", "Calling tools:"]
         if not structured and closing_tag not in "".join(tags[:1]):
             # Where both tags are alike, stopping at one would stop before the code.
@@ -78,6 +80,9 @@ class CodeActing:
     async def begin(self, run: Run) -> None:
         """Give ``run`` its executor, tools and variables."""
         executor = self._executor_of(run)
+        if executor.serves_one_run:
+            run.activity = "executor"
+            await self._turns.acquire()
         executor.send_tools(_code_tools(*run.agent.callables.values()))
         if run.state:
             executor.send_variables(run.state)
@@ -143,7 +148,11 @@ class CodeActing:
 
     async def end(self, run: Run) -> None:
         """Release the executor of ``run``."""
-        if run.executor is not None:
+        if run.executor is None:
+            return
+        if run.executor.serves_one_run:
+            self._turns.release()
+        else:
             await run.executor.acleanup()
 
 

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from manyhands._bridge import run_sync
-from manyhands.errors import CallerError
+from manyhands._bridge import call_user, run_sync
+from manyhands.errors import AgentError, CallerError, InterpreterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,9 +60,14 @@ class PythonExecutor(ABC):
     def spawn(self) -> PythonExecutor:
         """Return an executor with the same configuration and no variables, for another run.
 
-        An executor that cannot be multiplied returns itself; its runs then take turns.
+        One that cannot be multiplied leaves this as it is: it serves one run after the other.
         """
         return self
+
+    @property
+    def serves_one_run(self) -> bool:
+        """Whether it is one for all runs, which then take turns."""
+        return type(self).spawn is PythonExecutor.spawn
 
     async def async_call(self, code: str) -> CodeOutput:
         """Run ``code``: another name of :meth:`acall`."""
@@ -78,6 +83,54 @@ class PythonExecutor(ABC):
 
     async def acleanup(self) -> None:  # noqa: B027 - most executors hold nothing
         """Release what the executor holds."""
+
+
+class ForeignExecutor(PythonExecutor):
+    """An executor of another library: an object that is called with code.
+
+    Args:
+        executor: The object; it may have ``send_tools``, ``send_variables``, ``state`` and ``cleanup``.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        self.executor = executor
+        self.state = getattr(executor, "state", {})
+
+    async def acall(self, code: str) -> CodeOutput:
+        """Run ``code``; whatever the executor raises is an error of the code."""
+        try:
+            result = await call_user(self.executor, code)
+        except AgentError:
+            raise
+        except Exception as error:
+            raise InterpreterError(f"{type(error).__name__}: {error}") from error
+        return CodeOutput(result.output, result.logs, result.is_final_answer)
+
+    def send_tools(self, tools: Mapping[str, Callable[..., Any]]) -> None:
+        """Make ``tools`` callable by name from the code."""
+        self.executor.send_tools(dict(tools))
+
+    def send_variables(self, variables: Mapping[str, Any]) -> None:
+        """Set variables of the code."""
+        self.executor.send_variables(dict(variables))
+
+    async def acleanup(self) -> None:
+        """Release what the executor holds."""
+        if hasattr(self.executor, "cleanup"):
+            await call_user(self.executor.cleanup)
+
+
+def as_executor(executor: Any) -> PythonExecutor:
+    """Return ``executor`` as one of ours.
+
+    Raises:
+        CallerError: It cannot be called with code.
+    """
+    if isinstance(executor, PythonExecutor):
+        return executor
+    if callable(executor) and hasattr(executor, "send_tools"):
+        return ForeignExecutor(executor)
+    raise CallerError(f"{executor!r} cannot be an executor: subclass PythonExecutor and write acall().")
 
 
 # Kinds of executor by name: imported when an agent asks for one.

@@ -154,6 +154,13 @@ class _Hub(LibraryClient):
         self._known = Once(self._look_up, "import")
         self._clients: PerLoop[_Clients] = PerLoop(_Clients, _Clients.aclose)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_clients": None}  # copies connect anew
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._clients = PerLoop(_Clients, _Clients.aclose)
+
     async def ask(self, request: dict[str, Any]) -> Any:
         """Hand a request to ``AsyncInferenceClient.chat_completion``."""
         headers = request.pop("extra_headers", {})

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LONGEST_REASON = 500
+_SHORTEST_SECRET = 6
 _SECRET_NAMES = ("key", "token", "secret", "password", "authorization", "credential")
 # Classes that stand for "no answer came", by name: the libraries do not agree on one.
 _UNREACHABLE = frozenset(
@@ -94,6 +95,9 @@ class Once(Generic[T]):
                 self._made = self._make()
             return self._made
 
+    def __reduce__(self) -> Any:
+        return type(self), (self._make, self._label)  # copies make their own
+
     @property
     def made(self) -> T | None:
         """The object, ``None`` before the first call."""
@@ -113,7 +117,8 @@ def failure(error: Exception, where: str, secrets: Iterable[Secret] = ()) -> Age
     """
     if isinstance(error, AgentError):
         return error
-    known = [secret.reveal() for secret in secrets]
+    # Shorter ones are no secrets, but words such as "none" that a server without keys is given.
+    known = [secret.reveal() for secret in secrets if len(secret.reveal()) >= _SHORTEST_SECRET]
     status, headers = _status(error), _headers(error)
     reason = _without(" ".join(str(error).split()), known)[:_LONGEST_REASON] or type(error).__name__
     told = f"{where} answered {status}: {reason}" if status else f"{where}: {reason}"

@@ -50,7 +50,7 @@ class OneThread(Workers):
     def __init__(self, *, forever: bool = False) -> None:
         super().__init__(cap=1, idle_seconds=threading.TIMEOUT_MAX if forever else 10.0)
 
-    def _abandon(self) -> None:
+    def _abandon(self, *_: Any) -> None:
         # What nobody waits for any more ends soon, and keeps its place until then.
         pass
 
@@ -313,7 +313,7 @@ class LocalModel(Model):
     def _refuse_format(self, request: Request) -> None:
         if request.response_format is not None:
             raise BadRequestError(
-                f"{type(self).__name__} cannot keep a reply to a response_format; VLLMModel and providers can."
+                f"{type(self).__name__} cannot keep a reply to a response_format; VLLMModel can."
             )
 
     def to_dict(self) -> dict[str, Any]:

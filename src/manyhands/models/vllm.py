@@ -145,6 +145,8 @@ class _Batch:
             Exception: The engine broke; all calls in it have been told.
         """
         self.drop_stopped()
+        if not self._calls:
+            return  # an engine without work would wait for some
         try:
             outputs = self._engine.step()
         except BaseException as error:
@@ -153,9 +155,9 @@ class _Batch:
             self._calls.clear()
             raise
         for output in outputs:
-            call = self._calls.get(output.request_id)
-            if call is not None:
-                self._hand_on(call, output)
+            asked = self._calls.get(output.request_id)
+            if asked is not None:
+                self._hand_on(asked, output)
 
     def _hand_on(self, call: Call, output: Any) -> None:
         for part in output.outputs[:1]:
