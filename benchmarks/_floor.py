@@ -20,8 +20,9 @@ def session() -> aiohttp.ClientSession:
 
 async def _ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
     async with session.post(url, data=json.dumps(body).encode(), headers=_HEADERS) as response:
-        reply: dict[str, Any] = json.loads(await response.read())
-    return reply["choices"][0]["message"]
+        reply = json.loads(await response.read())
+    message: dict[str, Any] = reply["choices"][0]["message"]
+    return message
 
 
 async def tool_loop(
@@ -29,7 +30,7 @@ async def tool_loop(
     url: str,
     system: str,
     tools: list[dict[str, Any]],
-    lookup: Callable[[str], Awaitable[str]],
+    lookup: Callable[..., Awaitable[str]],
     task: str,
 ) -> str:
     """Work on one task by tool calls.
@@ -68,7 +69,7 @@ async def code_loop(
     session: aiohttp.ClientSession,
     url: str,
     system: str,
-    lookup: Callable[[str], Awaitable[str]],
+    lookup: Callable[..., Awaitable[str]],
     task: str,
 ) -> str:
     """Work on one task by code; none is run, the tool is called for it.
@@ -89,7 +90,7 @@ async def code_loop(
         message = await _ask(session, url, body)
         messages.append(message)
         called, _, rest = message["content"].partition('("')
-        argument = rest.partition('")')[0]
+        argument: str = rest.partition('")')[0]
         if called.endswith("final_answer"):
             return argument
         logs = (

@@ -86,5 +86,5 @@ async def construction(kind: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     _meter.raise_file_limit()
-    probes = {"memory": memory, "construction": construction}
+    probes: dict[str, Any] = {"memory": memory, "construction": construction}
     print(json.dumps(asyncio.run(probes[sys.argv[1]](*sys.argv[2:]))))

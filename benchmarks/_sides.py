@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import _floor
 
@@ -74,6 +74,21 @@ def make_agent(kind: str, address: str, fn: Callable[[str], Any] = look_up, **op
     return agent(tools=[lookup_tool(fn)], model=model, **options)
 
 
+class Side(Protocol):
+    """One of those who take turns."""
+
+    name: str
+
+    async def work(self, count: int, manner: str, first: int = 0) -> list[Any]:
+        """Work on ``count`` tasks at once, and return the answers.
+
+        Args:
+            count: How many.
+            manner: How the server answers: delay and steps, such as ``1.0/3``.
+            first: Number of the first one; tasks of earlier rounds would find their code compiled.
+        """
+
+
 class Agents:
     """One agent of manyhands that works on all tasks.
 
@@ -91,13 +106,7 @@ class Agents:
         self._agents: dict[str, Any] = {}
 
     async def work(self, count: int, manner: str, first: int = 0) -> list[Any]:
-        """Work on ``count`` tasks at once, and return the answers.
-
-        Args:
-            count: How many.
-            manner: How the server answers: delay and steps, such as ``1.0/3``.
-            first: Number of the first one; tasks of earlier rounds would find their code compiled.
-        """
+        """Work on ``count`` tasks at once; see :meth:`Side.work`."""
         agent = self._agents.get(manner)
         if agent is None:
             agent = make_agent(self._kind, f"{self._url}/{self._kind}/{manner}", **self._options)
@@ -125,7 +134,7 @@ class Floor:
         self._tools = [offered.json_schema() for offered in agent.tools.values()]
 
     async def work(self, count: int, manner: str, first: int = 0) -> list[Any]:
-        """Work on ``count`` tasks at once; see :meth:`Agents.work`."""
+        """Work on ``count`` tasks at once; see :meth:`Side.work`."""
         url = f"{self._url}/{self._kind}/{manner}/v1/chat/completions"
         numbers = range(first, first + count)
         return list(await asyncio.gather(*(self._one(url, task(number)) for number in numbers)))

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import _floor
 import _meter
@@ -29,7 +29,7 @@ import _sides
 from _meter import Figure, Report, median
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 GOAL_CPU = {"tools": 2.0, "code": 2.5}
 
@@ -65,7 +65,7 @@ async def _in_turns(
 ) -> dict[str, list[_meter.Spent]]:
     """Let floor and agents do the same work by turns; everything must come out right."""
     async with _floor.session() as session:
-        sides = [_sides.Floor(kind, plan.url, session), _sides.Agents(kind, plan.url)]
+        sides: list[_sides.Side] = [_sides.Floor(kind, plan.url, session), _sides.Agents(kind, plan.url)]
         spent: dict[str, list[_meter.Spent]] = {"floor": [], "agents": []}
         for side in sides:
             await side.work(count, manner.replace("1.0", "0.2"))
@@ -267,7 +267,7 @@ async def blocking(plan: Plan, report: Report) -> None:
         agents = _sides.Agents(kind, plan.url, fn=_sides.look_up_slowly)
         turns = []
         for _ in range(max(3, plan.rounds // 2)):
-            turn = await _meter.spend(lambda agents=agents: agents.work(50, "0/2"), ticker=True)
+            turn = await _meter.spend(functools.partial(agents.work, 50, "0/2"), ticker=True)
             assert _sides.right(turn.results) == 50, "answers lost or mixed up"
             turns.append(turn)
         name = f"{kind} agent: 50 agents with a sync tool of 200 ms, 2 steps"
@@ -297,7 +297,7 @@ async def speedup(plan: Plan, report: Report) -> None:
 
 # --- The command --------------------------------------------------------------------------------------------
 
-FIGURES: dict[str, Callable[[Plan, Report], Awaitable[None]]] = {
+FIGURES: dict[str, Callable[[Plan, Report], Coroutine[Any, Any, None]]] = {
     "step": step,
     "wall": wall,
     "memory": memory,

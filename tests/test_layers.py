@@ -17,7 +17,17 @@ ROOT = Path(manyhands.__file__).parent
 FLOORS = [
     {"errors", "messages", "steps", "memory", "events", "schema", "_lazy", "settings"},
     {"_bridge"},
-    {"tools.base", "tools.definition", "tools.setup", "models.base", "executors.base", "callbacks", "plugins", "prompts", "parsing"},
+    {
+        "tools.base",
+        "tools.definition",
+        "tools.setup",
+        "models.base",
+        "executors.base",
+        "callbacks",
+        "plugins",
+        "prompts",
+        "parsing",
+    },
     {"models", "executors", "tools", "limits"},
     {"run", "asking", "planning", "acting", "loop"},
     {"session", "team", "agents"},

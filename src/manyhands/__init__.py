@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from manyhands.errors import MissingExtraError as MissingExtraError
     from manyhands.errors import ProviderError as ProviderError
     from manyhands.errors import RateLimitError as RateLimitError
+    from manyhands.errors import RefusedError as RefusedError
     from manyhands.errors import RunTimeoutError as RunTimeoutError
     from manyhands.errors import ServerError as ServerError
     from manyhands.errors import TemplateError as TemplateError
     from manyhands.errors import ToolDefinitionError as ToolDefinitionError
+    from manyhands.errors import ToolRefusedError as ToolRefusedError
     from manyhands.errors import UnknownToolError as UnknownToolError
     from manyhands.events import ActionOutput as ActionOutput
     from manyhands.events import StreamEvent as StreamEvent
@@ -48,8 +50,12 @@ if TYPE_CHECKING:
     from manyhands.executors.local import BASE_BUILTIN_MODULES as BASE_BUILTIN_MODULES
     from manyhands.executors.local import LocalPythonExecutor as LocalPythonExecutor
     from manyhands.executors.local import evaluate_python_code as evaluate_python_code
+    from manyhands.limits.budget import Budget as Budget
+    from manyhands.limits.budget import BudgetExceededError as BudgetExceededError
+    from manyhands.limits.fallback import FallbackModel as FallbackModel
     from manyhands.limits.registry import ConcurrencyRegistry as ConcurrencyRegistry
     from manyhands.limits.registry import get_concurrency_registry as get_concurrency_registry
+    from manyhands.limits.tenants import QueueFullError as QueueFullError
     from manyhands.memory import AgentMemory as AgentMemory
     from manyhands.messages import ChatMessage as ChatMessage
     from manyhands.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
@@ -64,6 +70,13 @@ if TYPE_CHECKING:
     from manyhands.models.openai import OpenAIServerModel as OpenAIServerModel
     from manyhands.observe.console import AgentLogger as AgentLogger
     from manyhands.observe.console import LogLevel as LogLevel
+    from manyhands.observe.watchdog import Blockage as Blockage
+    from manyhands.observe.watchdog import watch_loop as watch_loop
+    from manyhands.plugins import FunctionPlugin as FunctionPlugin
+    from manyhands.plugins import Plugin as Plugin
+    from manyhands.plugins import Refuse as Refuse
+    from manyhands.plugins import Replace as Replace
+    from manyhands.plugins import plugin as plugin
     from manyhands.prompts import EMPTY_PROMPT_TEMPLATES as EMPTY_PROMPT_TEMPLATES
     from manyhands.prompts import FinalAnswerPromptTemplate as FinalAnswerPromptTemplate
     from manyhands.prompts import ManagedAgentPromptTemplate as ManagedAgentPromptTemplate

@@ -40,6 +40,7 @@ class RawServer:
         self.asked = asyncio.Event()  # a request arrived
         self._more = asyncio.Event()
         self._answers = list(answers)
+        self._past = 0  # requests before the latest start
         self._server: asyncio.Server | None = None
 
     @property
@@ -50,6 +51,10 @@ class RawServer:
     @property
     def base(self) -> str:
         return f"{self.origin}/v1"
+
+    def restart(self) -> None:
+        """Begin with the first answer again."""
+        self._past = len(self.requests)
 
     async def received(self, count: int) -> None:
         """Wait until this many requests have arrived."""
@@ -73,7 +78,7 @@ class RawServer:
                 self.requests.append(Request(head[:-4], await reader.readexactly(length)))
                 self.asked.set()
                 self._more.set()
-                number = min(len(self.requests), len(self._answers)) - 1
+                number = min(len(self.requests) - self._past, len(self._answers)) - 1
                 if not await self._answer(self._answers[number], reader, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):

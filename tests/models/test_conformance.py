@@ -571,28 +571,57 @@ async def test_the_same_run_gives_the_same_steps_on_every_provider(
 # --- The simulated provider ------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["api_base", "preset"])
-async def simulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # A reply that broke off in the middle of its stream has been seen: it cannot be taken back.
-    faults = ["500", "reset", None, "429", "503", None, None, None]
-    async with SimulatedProvider(faults=faults, retry_after=0.01) as provider:
-        if request.param == "preset":
-            monkeypatch.setenv("VLLM_BASE_URL", provider.base_url)
-            yield OpenAIModel("vllm/simulated")
-        else:
-            yield OpenAIModel("simulated", api_base=provider.base_url)
+# A reply that broke off in the middle of its stream has been seen: it cannot be taken back.
+FAULTS = {
+    False: ["500", "truncate", None, "429", "bad_json", "reset", None, None, None],
+    True: ["500", "reset", None, "429", "503", None, None, None],
+}
 
 
+@pytest.mark.parametrize("preset", [False, True])
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("kind", [ToolCallingAgent, CodeAgent])
 async def test_agents_get_through_the_faults_of_a_simulated_provider(
-    simulated: OpenAIModel, kind: Any, streams: bool
+    kind: Any, streams: bool, preset: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = RetryingModel(simulated, RetryPolicy(attempts=4, first_delay=0))
-    agent = kind(
-        model=model, tools=["python_interpreter"] if kind is ToolCallingAgent else [], stream_outputs=streams
-    )
-    assert str(await agent.arun("What is 17 * 23?")) == "391"
+    async with SimulatedProvider(faults=FAULTS[streams], retry_after=0.01) as provider:
+        monkeypatch.setenv("VLLM_BASE_URL", provider.base_url)
+        asked = OpenAIModel("vllm/any") if preset else OpenAIModel("any", api_base=provider.base_url)
+        model = RetryingModel(asked, RetryPolicy(attempts=4, first_delay=0))
+        tools = ["python_interpreter"] if kind is ToolCallingAgent else []
+        agent = kind(model=model, tools=tools, stream_outputs=streams)
+        assert str(await agent.arun("What is 17 * 23?")) == "391"
+
+
+# --- The providers' own clients ----------------------------------------------------------------------
+
+
+def sdk_of(wire: Wire, origin: str) -> Any:
+    """The provider's own client, asking the same server."""
+    if wire.name == "anthropic":
+        anthropic = pytest.importorskip("anthropic")
+        return anthropic.AsyncAnthropic(base_url=origin, api_key=KEY, max_retries=0)
+    openai = pytest.importorskip("openai")
+    if wire.name.startswith("azure"):
+        version = {"azure_endpoint": origin, "api_version": "2024-10-21"}
+        return openai.AsyncAzureOpenAI(**version, api_key=KEY, max_retries=0)
+    return openai.AsyncOpenAI(base_url=f"{origin}/v1", api_key=KEY, max_retries=0)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+async def test_the_providers_own_client_reads_and_writes_the_same(wire: Wire, turn: Turn) -> None:
+    async with answering(wire.answer(turn), streamed(wire, turn)) as server:
+        client, own = sdk_of(wire, server.origin), wire.model(server.origin)
+        asked = wire.model(server.origin, client=client)
+        async with client:
+            for model in (asked, own):
+                server.restart()
+                whole = await model.agenerate(TASK, tools_to_call_from=[TOOL], timeout=9)
+                folded = await fold(model, TASK, tools_to_call_from=[TOOL], timeout=9)
+                assert comparable(whole) == comparable(folded)
+            assert comparable(whole)["content"] == turn.text
+    sent = [request.json for request in server.requests]
+    assert sent[:2] == sent[2:]
 
 
 # --- Live ------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import traceback
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
@@ -117,11 +119,13 @@ async def test_a_response_format_is_really_sent(stream: bool) -> None:
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": {"type": "object", "properties": {}}},
     }
-    async with answering(
-        [CHUNKED + chunk(events(said("{}"), END)) + chunk(b""), None] if stream else http(completion())
-    ) as server:
+    piecewise = [CHUNKED + chunk(events(said("{}"), END)) + chunk(b""), None]
+    async with answering(piecewise if stream else http(completion())) as server:
         asked = model(server.base)
-        await (streamed if stream else lambda m, **o: m.agenerate(TASK, **o))(asked, response_format=wanted)
+        if stream:
+            await streamed(asked, response_format=wanted)
+        else:
+            await asked.agenerate(TASK, response_format=wanted)
     # To an endpoint of one's own the library sends it in the form of Hugging Face's own server.
     assert server.requests[0].json["response_format"] == {
         "type": "json_object",
@@ -208,18 +212,14 @@ async def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPa
 
 @needs_hub
 async def test_without_a_token_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(import_module("huggingface_hub"), "get_token", lambda: None)
     with pytest.raises(AuthenticationError, match=r"HF_TOKEN.*token=.*hf auth login"):
         await InferenceClientModel("some/model").agenerate(TASK)
 
 
 @needs_hub
 async def test_an_endpoint_of_ones_own_needs_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(import_module("huggingface_hub"), "get_token", lambda: None)
     async with SimulatedProvider(policy=lambda _: "Hello!") as provider:
         assert (await model(provider.base_url, token=None).agenerate(TASK)).content == "Hello!"
 
@@ -228,13 +228,10 @@ async def test_an_endpoint_of_ones_own_needs_no_token(monkeypatch: pytest.Monkey
 async def test_the_name_at_a_provider_is_looked_up_once_and_not_on_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import threading
-
-    from huggingface_hub.hf_api import InferenceProviderMapping
-    from huggingface_hub.inference._providers import _common
-
+    common: Any = import_module("huggingface_hub.inference._providers._common")
+    api: Any = import_module("huggingface_hub.hf_api")
     asked_on: list[str] = []
-    mapping = InferenceProviderMapping(
+    mapping = api.InferenceProviderMapping(
         provider="together",
         hf_model_id="org/model",
         providerId="their-name",
@@ -248,7 +245,7 @@ async def test_the_name_at_a_provider_is_looked_up_once_and_not_on_the_loop(
             return MagicMock(inference_provider_mapping=[mapping])
 
     monkeypatch.setattr("huggingface_hub.hf_api.HfApi", Hub)
-    _common._fetch_inference_provider_mapping.cache_clear()
+    common._fetch_inference_provider_mapping.cache_clear()
     async with SimulatedProvider(policy=lambda _: "Hello!", record=2) as provider:
         monkeypatch.setattr(
             "huggingface_hub.constants.INFERENCE_PROXY_TEMPLATE",
@@ -261,15 +258,14 @@ async def test_the_name_at_a_provider_is_looked_up_once_and_not_on_the_loop(
                 await asked.agenerate(TASK)
     assert len(asked_on) == 1
     assert asked_on[0].startswith("import_")
-    _common._fetch_inference_provider_mapping.cache_clear()
+    common._fetch_inference_provider_mapping.cache_clear()
 
 
 @needs_hub
 async def test_a_client_of_the_users_is_asked_and_its_streams_do_not_pile_up() -> None:
-    from huggingface_hub import AsyncInferenceClient
-
+    library: Any = import_module("huggingface_hub")
     async with SimulatedProvider(policy=lambda _: "Hello!") as provider:
-        client = AsyncInferenceClient(base_url=provider.base_url, token="hf_test123")
+        client = library.AsyncInferenceClient(base_url=provider.base_url, token="hf_test123")
         asked = InferenceClientModel("tiny", client=client)
         assert (await asked.agenerate(TASK)).content == "Hello!"
         assert (await streamed(asked)).content == "Hello!"

@@ -12,6 +12,7 @@ import pytest
 from manyhands.errors import BadRequestError, CallerError, ConnectionFailedError, ProviderError
 from manyhands.messages import MessageRole, TokenUsage, agglomerate_stream_deltas, message
 from manyhands.models.local import Call, LocalModel, OneThread
+from tests.models.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ class Typist(LocalModel):
         self.most = 0
         self.asked: list[Request] = []
         self.threads: set[str] = set()
-        self.during: Callable[[], None] = int  # what happens with each piece
+        self.during: Callable[[], object] = int  # what happens with each piece
 
     def _load(self) -> None:
         self.loads += 1
@@ -89,8 +90,7 @@ async def test_calls_stand_in_line_and_share_one_thread() -> None:
 async def test_a_cancelled_call_keeps_its_turn_until_it_has_really_ended() -> None:
     model = Typist("x" * 3000, wait=0.02)
     first = asyncio.create_task(model.agenerate(TASK))
-    while not model.running:
-        await asyncio.sleep(0.001)
+    await until(lambda: model.running)
     second = asyncio.create_task(model.agenerate(TASK, stop_sequences=["xxxx"]))
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -139,8 +139,7 @@ def test_a_loop_that_is_gone_stops_its_call() -> None:
 
     async def leave() -> None:
         asyncio.get_running_loop().create_task(model.agenerate(TASK))
-        while not model.running:
-            await asyncio.sleep(0.001)
+        await until(lambda: model.running)
 
     asyncio.run(leave())
     model.text = "Hello!"

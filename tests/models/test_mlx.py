@@ -1,4 +1,4 @@
-"""MLX runs on Apple's processors only: a stand-in with the calls that are used of it, and one opt-in real test."""
+"""MLX runs on Apple's processors only: a stand-in with the calls used of it, and an opt-in test."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from manyhands import ToolCallingAgent, tool
 from manyhands.errors import BadRequestError, MissingExtraError
 from manyhands.messages import MessageRole, TokenUsage, agglomerate_stream_deltas, message
 from manyhands.models.mlx import MLXModel
+from tests.models.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,9 @@ async def test_a_reply_comes_whole_or_in_pieces_with_its_token_counts(library: L
 
 
 async def test_options_go_to_the_library_under_its_names(library: Library) -> None:
-    model = MLXModel("org/model", max_tokens=5, top_p=0.9, apply_chat_template_kwargs={"enable_thinking": False})
+    model = MLXModel(
+        "org/model", max_tokens=5, top_p=0.9, apply_chat_template_kwargs={"enable_thinking": False}
+    )
     await model.agenerate(TASK, tools_to_call_from=[TOOL], temperature=0.5, top_p=1.0)
     assert library.asked[0]["sampler"] == {"temp": 0.5, "top_p": 0.9}
     assert library.asked[0]["max_tokens"] == 5
@@ -128,8 +131,7 @@ async def test_cancelling_a_call_stops_it_and_frees_the_model(library: Library) 
     library.wait, library.text = 0.002, "x" * 4000
     model = MLXModel("org/model")
     call = asyncio.create_task(model.agenerate(TASK))
-    while library.written < 3:
-        await asyncio.sleep(0.001)
+    await until(lambda: library.written >= 3)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -1,6 +1,6 @@
 """A tiny model with random weights, made and saved here with a tokenizer trained here, on the CPU.
 
-What it says means nothing, but it is the same each time. Where its words matter, each of its tokens is forced.
+What it says means nothing, but it is the same each time. Where its words matter, its tokens are forced.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from manyhands.messages import (
 )
 from manyhands.models.cleaning import REMOVE_PARAMETER
 from manyhands.models.transformers import TokenText, TransformersModel
+from tests.models.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.train_from_iterator(["Say hello to the world. Observation: a cat sat there."] * 20, trainer)
     wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=TEMPLATE
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=TEMPLATE,
     )
     wrapped.save_pretrained(made)
     config = transformers.LlamaConfig(
@@ -142,7 +147,10 @@ async def test_it_is_loaded_at_the_first_call_and_counts_its_tokens(folder: Path
     assert got.role == MessageRole.ASSISTANT
     assert got.text
     prompt = asked.tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Say hello."}], add_generation_prompt=True, tokenize=True, return_dict=False
+        [{"role": "user", "content": "Say hello."}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
     )
     assert got.token_usage is not None
     assert got.token_usage.input_tokens == len(prompt)
@@ -199,7 +207,9 @@ async def test_a_stop_sequence_ends_the_reply_wherever_its_tokens_are_cut(
 @needs_torch
 async def test_what_may_begin_a_stop_sequence_is_told_when_it_does_not(tiny: TransformersModel) -> None:
     await tiny.aload()
-    got = await tiny.agenerate(TASK, stop_sequences=["there!"], logits_processor=[Says(tiny, "a cat sat the")])
+    got = await tiny.agenerate(
+        TASK, stop_sequences=["there!"], logits_processor=[Says(tiny, "a cat sat the")]
+    )
     assert got.content == "a cat sat the"
 
 
@@ -237,7 +247,9 @@ class Shown(TransformersModel):
 
     def _reply(self, call: Any, request: Any) -> None:
         render = self.tokenizer.apply_chat_template
-        self.prompt = render(self._clean(request), tools=request.tools, tokenize=False, add_generation_prompt=True)
+        self.prompt = render(
+            self._clean(request), tools=request.tools, tokenize=False, add_generation_prompt=True
+        )
         super()._reply(call, request)
 
 
@@ -303,8 +315,7 @@ async def test_cancelling_a_call_stops_it_and_frees_the_model(tiny: Transformers
     endless = Endless(tiny, " cat", wait=0.002)
     options: dict[str, Any] = {"max_new_tokens": 100_000, "logits_processor": [endless]}
     call = asyncio.ensure_future(pieces(tiny, **options) if stream else tiny.agenerate(TASK, **options))
-    while endless.tokens < 3:
-        await asyncio.sleep(0.01)
+    await until(lambda: endless.tokens >= 3)
     waiting = asyncio.create_task(tiny.agenerate(TASK, logits_processor=[Says(tiny, "next")]))
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -332,8 +343,7 @@ async def test_a_call_cancelled_in_line_never_starts(tiny: TransformersModel) ->
     await tiny.aload()
     endless, second = Endless(tiny, " cat"), Says(tiny, "second")
     first = asyncio.create_task(tiny.agenerate(TASK, max_new_tokens=100_000, logits_processor=[endless]))
-    while not endless.tokens:
-        await asyncio.sleep(0.01)
+    await until(lambda: endless.tokens)
     waiting = asyncio.create_task(tiny.agenerate(TASK, logits_processor=[second]))
     await asyncio.sleep(0.02)
     for task in (waiting, first):
@@ -371,8 +381,7 @@ def test_a_loop_that_ends_in_the_middle_frees_the_model(folder: Path) -> None:
         asyncio.get_running_loop().create_task(
             asked.agenerate(TASK, max_new_tokens=100_000, logits_processor=[endless])
         )
-        while not endless.tokens:
-            await asyncio.sleep(0.01)
+        await until(lambda: endless.tokens)
 
     asyncio.run(leave())
     assert asyncio.run(asked.agenerate(TASK, logits_processor=[Says(asked, "next")])).content == "next"
@@ -382,7 +391,9 @@ def test_a_loop_that_ends_in_the_middle_frees_the_model(folder: Path) -> None:
 async def test_the_loop_runs_on_while_it_computes(tiny: TransformersModel) -> None:
     await tiny.aload()
     beats = 0
-    call = asyncio.create_task(tiny.agenerate(TASK, max_new_tokens=200, logits_processor=[Endless(tiny, " cat")]))
+    call = asyncio.create_task(
+        tiny.agenerate(TASK, max_new_tokens=200, logits_processor=[Endless(tiny, " cat")])
+    )
     while not call.done():
         await asyncio.sleep(0.002)
         beats += 1
@@ -491,4 +502,5 @@ async def test_a_code_agent_works(folder: Path) -> None:
     asked.script = iter(["<code>\nfinal_answer(population('Peru') + 5)\n</code> and more"])
     run = CodeAgent(tools=[population], model=asked).arun("How many people live in Norway and Peru?")
     assert await run == 39
+    assert run.usage is not None
     assert run.usage.output_tokens > 5

@@ -1,4 +1,4 @@
-"""vLLM cannot run on every machine: a stand-in with the calls that are used of it, and one opt-in real test."""
+"""vLLM cannot run on every machine: a stand-in with the calls used of it, and an opt-in test."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from manyhands import ToolCallingAgent, tool
 from manyhands.errors import BadRequestError, MissingExtraError, ProviderError
 from manyhands.messages import MessageRole, TokenUsage, agglomerate_stream_deltas, message
 from manyhands.models.vllm import VLLMModel
+from tests.models.waiting import until
 
 TASK = [message(MessageRole.USER, "Say hello.")]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -174,7 +175,9 @@ async def test_options_go_into_the_sampling_params() -> None:
 async def test_a_schema_becomes_structured_outputs() -> None:
     model, engine = await loaded()
     schema = {"type": "object", "properties": {}}
-    await model.agenerate(TASK, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+    await model.agenerate(
+        TASK, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    )
     await model.agenerate(TASK, response_format={"type": "json_object"})
     first, second = (params.structured_outputs for _, params in engine.asked)
     assert first == StructuredOutputsParams(json=schema)
@@ -198,8 +201,7 @@ async def test_a_call_that_comes_later_joins_and_may_end_first() -> None:
     model, engine = await loaded()
     engine.wait, engine.text = 0.005, "x" * 300
     slow = asyncio.create_task(model.agenerate(TASK))
-    while not engine.steps:
-        await asyncio.sleep(0.001)
+    await until(lambda: engine.steps)
     quick = await model.agenerate(TASK, max_tokens=3)
     assert quick.content == "xxx"
     assert not slow.done()
@@ -222,11 +224,9 @@ async def test_cancelling_a_call_takes_its_request_out_and_leaves_the_others(who
     model, engine = await loaded()
     engine.wait, engine.text = 0.002, "x" * 200
     driver = asyncio.create_task(model.agenerate(TASK))
-    while not engine.active:
-        await asyncio.sleep(0.001)
+    await until(lambda: engine.active)
     passenger = asyncio.create_task(model.agenerate(TASK))
-    while len(engine.active) < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(engine.active) == 2)
     gone, stays = (driver, passenger) if who == "the one that drives" else (passenger, driver)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -245,9 +245,7 @@ async def test_a_stream_left_early_takes_its_request_out() -> None:
     deltas = model.agenerate_stream(TASK)
     await anext(deltas)
     await deltas.aclose()
-    async with asyncio.timeout(5):
-        while engine.active:
-            await asyncio.sleep(0.001)
+    await until(lambda: not engine.active)
     assert engine.steps < 1000
 
 
@@ -256,8 +254,7 @@ async def test_an_engine_that_breaks_is_told_to_all_who_wait() -> None:
     model, engine = await loaded()
     engine.wait, engine.text = 0.002, "x" * 100
     calls = [asyncio.create_task(model.agenerate(TASK)) for _ in range(3)]
-    while len(engine.active) < 3:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(engine.active) == 3)
     engine.broken = True
     async with asyncio.timeout(5):
         ended = await asyncio.gather(*calls, return_exceptions=True)
@@ -269,7 +266,8 @@ def test_one_model_serves_several_loops_at_once_and_sync_code() -> None:
     model = VLLMModel("org/model")
     replies: list[str] = []
     threads = [
-        threading.Thread(target=lambda: replies.append(asyncio.run(model.agenerate(TASK)).text)) for _ in range(4)
+        threading.Thread(target=lambda: replies.append(asyncio.run(model.agenerate(TASK)).text))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
