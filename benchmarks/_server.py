@@ -4,6 +4,7 @@ It speaks as much HTTP and chat-completions JSON as the clients need. The addres
 
     http://127.0.0.1:PORT/tools/1.0/3/v1        tool calls, each after 1 s, an answer in the third step
     http://127.0.0.1:PORT/code/g1000@2/3/v1     code; the second step of 1,000 runs waits until all are there
+    http://127.0.0.1:PORT/chat-stream/0.3/1/v1  200 deltas, one write each; see ``_wires.py`` for more
 
 Which step a run is at is read off its conversation, so that the server remembers nothing. The answer of a
 run is what its own tool said, so that a run mixed up with another one shows.
@@ -19,6 +20,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+import _wires
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,6 +31,7 @@ HOLD_SECONDS = 1.5
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _KEY = re.compile(rb"key-\d+")
 _FOUND = re.compile(rb"value of key-\d+")
+_SAID = _wires.answers()
 _GATE = re.compile(r"g(\d+)@(\d+)")
 
 _REPLY = (
@@ -145,6 +149,9 @@ class _Connection(asyncio.Protocol):
             self._house.watch(self._transport)
             return
         manner = _manner(path)
+        if manner.kind in _SAID:
+            asyncio.get_running_loop().call_later(manner.delay, self._write, iter(_SAID[manner.kind]))
+            return
         # In JSON text a quote stands behind a backslash: this is counted in the roles only.
         step = body.count(b'"assistant"') + 1
         answer = _answer(manner, step, body)
@@ -154,6 +161,14 @@ class _Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(manner.delay, self._transport.write, answer)
         else:
             self._transport.write(answer)
+
+
+    def _write(self, pieces: Iterator[bytes]) -> None:
+        """Write a piece, and the next one when everybody else had a turn."""
+        piece = next(pieces, None)
+        if piece is not None:
+            self._transport.write(piece)
+            asyncio.get_running_loop().call_soon(self._write, pieces)
 
 
 async def _main() -> None:

@@ -409,7 +409,7 @@ async def test_no_call_is_lost_when_threads_grow_tired_of_waiting() -> None:
     """Threads that stop for want of work and calls that come at that very moment do not miss each other."""
     workers = Workers(cap=4, idle_seconds=0.0005)
     for round_ in range(400):
-        calls = [workers.run(lambda n=n: n) for n in range(round_ % 5 + 1)]
+        calls = [workers.run(functools.partial(int, n)) for n in range(round_ % 5 + 1)]
         assert await asyncio.wait_for(asyncio.gather(*calls), 20) == list(range(round_ % 5 + 1))
         await asyncio.sleep(0.0005)
     assert workers.stats()["waiting"] == 0

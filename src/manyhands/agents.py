@@ -652,7 +652,7 @@ class CodeAgent(MultiStepAgent):
         prompt_templates: PromptTemplates | None = None,
         additional_authorized_imports: Sequence[str] | None = None,
         planning_interval: int | None = None,
-        executor: PythonExecutor | None = None,
+        executor: Any = None,
         executor_type: str = "local",
         executor_kwargs: dict[str, Any] | None = None,
         max_print_outputs_length: int | None = None,
@@ -675,7 +675,7 @@ class CodeAgent(MultiStepAgent):
         self.additional_authorized_imports = additional_authorized_imports or ()
         self.use_structured_outputs_internally = use_structured_outputs_internally
         self._tags = code_block_tags
-        self._executor = as_executor(executor) if executor is not None else None
+        self._executor: PythonExecutor | None = None if executor is None else as_executor(executor)
         self._executor_recipe = (executor_type, executor_kwargs, max_print_outputs_length)
         if self.template_name == "code_agent" and use_structured_outputs_internally:
             self.template_name = "structured_code_agent"  # type: ignore[misc]

@@ -28,7 +28,7 @@ from manyhands import (
     tool,
 )
 from manyhands.testing import FunctionModel, ScriptedModel
-from tests.agents.replies import calls, code, final
+from tests.agents.replies import code, final
 
 
 @tool
@@ -143,7 +143,7 @@ async def test_endless_code_ends_at_its_limit_and_the_run_goes_on() -> None:
 async def test_cancelling_a_run_ends_its_endless_code() -> None:
     run = agent_of(code("while True: pass")).arun("go")
     task = asyncio.create_task(run)
-    while run.activity != "code":
+    while run.activity != "code":  # noqa: ASYNC110 - nothing tells when code begins
         await asyncio.sleep(0)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):

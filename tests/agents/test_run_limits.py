@@ -101,7 +101,7 @@ async def test_a_flood_of_one_tenant_delays_another_by_one_run_at_most() -> None
     await entered.wait()
     late = agent.arun("small", tenant="little")
     last = asyncio.create_task(late)
-    while late.activity != "slot":
+    while late.activity != "slot":  # noqa: ASYNC110 - nothing tells of a run in line
         await asyncio.sleep(0)
     release.set()
     await asyncio.gather(*flood, last)
@@ -179,7 +179,9 @@ async def test_each_run_has_a_budget_of_its_own() -> None:
 
 async def test_runs_may_share_one_budget_and_never_overshoot_it() -> None:
     agent, shared = spender(), Budget(requests=7)
-    results = await asyncio.gather(*(agent.arun("x", budget=shared) for _ in range(5)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(agent.arun("x", budget=shared) for _ in range(5)), return_exceptions=True
+    )
     assert all(isinstance(result, BudgetExceededError) for result in results)
     assert isinstance(agent.model, ScriptedModel)
     assert len(agent.model.calls) == 7
@@ -194,7 +196,10 @@ async def test_a_budget_around_runs_counts_for_them() -> None:
 async def test_a_run_and_the_runs_it_starts_share_one_budget() -> None:
     worker = spender(name="worker", description="Works.")
     boss = ToolCallingAgent(
-        [], ScriptedModel([calls(("worker", {"task": "dig"})), final(1)]), managed_agents=[worker], budget={"requests": 4}
+        [],
+        ScriptedModel([calls(("worker", {"task": "dig"})), final(1)]),
+        managed_agents=[worker],
+        budget={"requests": 4},
     )
     with pytest.raises(BudgetExceededError):
         await boss.arun("go")

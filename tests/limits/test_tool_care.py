@@ -171,7 +171,7 @@ async def test_a_cancelled_probe_leaves_the_place_to_another() -> None:
     breaker = opened(clock)
     clock.now = 10
     care = ToolCare(circuit_breaker=breaker)
-    probe = asyncio.create_task(care.call("The tool", asyncio.Event().wait))  # type: ignore[arg-type]
+    probe = asyncio.create_task(care.call("The tool", asyncio.Event().wait))
     await asyncio.sleep(0)
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)

@@ -57,8 +57,9 @@ class Bucket:
     def advance(self, now: float) -> None:
         """Take in what came since the last call, and forget what was used over a minute ago."""
         if now > self.updated:
+            level = self.level + (now - self.updated) * self.rate
             full = self.burst + self.rate * _SLACK
-            self.level = min(full, self.level + (now - self.updated) * self.rate)
+            self.level = level if level < full else full
             self.updated = now
         while self._minute and self._minute[0].at + MINUTE <= now + EPSILON:
             old = self._minute.popleft()
@@ -71,8 +72,10 @@ class Bucket:
         More than the bucket ever holds is given when the bucket is full, and paid for afterwards.
         """
         self.advance(now)
-        missing = min(amount, self.burst) - self.level
+        missing = (amount if amount < self.burst else self.burst) - self.level
         wait = missing / self.rate if missing > EPSILON else 0.0
+        if self.used + amount <= self.per_minute:
+            return wait
         return max(wait, self._wait_for_minute(min(amount, self.per_minute), now))
 
     def _wait_for_minute(self, amount: float, now: float) -> float:

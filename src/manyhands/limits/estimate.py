@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from manyhands.messages import TokenUsage
+from manyhands.messages import ChatMessage, TokenUsage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from manyhands.messages import ChatMessage
 
 _CHARACTERS_PER_TOKEN = 4
 _PER_MESSAGE = 4
@@ -31,7 +29,7 @@ def estimate_prompt(messages: Iterable[ChatMessage]) -> int:
     characters = tokens = 0
     for message in messages:
         tokens += _PER_MESSAGE
-        content: Any = getattr(message, "content", message)
+        content: Any = message.content if type(message) is ChatMessage else _content_of(message)
         if isinstance(content, str):
             characters += len(content)
         elif isinstance(content, list):
@@ -39,6 +37,10 @@ def estimate_prompt(messages: Iterable[ChatMessage]) -> int:
                 characters += len(part.get("text") or "")
                 tokens += _PER_IMAGE if part.get("type", "text") != "text" else 0
     return tokens + characters // _CHARACTERS_PER_TOKEN + 1
+
+
+def _content_of(message: Any) -> Any:
+    return message.get("content") if isinstance(message, dict) else getattr(message, "content", None)
 
 
 class Guess(NamedTuple):

@@ -78,10 +78,11 @@ class RunLimits:
 
 def _checked_budget(budget: Mapping[str, float] | None) -> dict[str, Any]:
     try:
-        Budget(**(budget or {}))
+        wanted: dict[str, Any] = dict(budget or {})
+        Budget(**wanted)
     except (TypeError, ValueError) as error:
         raise CallerError(f"budget={budget!r} cannot be: {error}") from error
-    return dict(budget or {})
+    return wanted
 
 
 def _within_own_kind(run: Run) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -141,6 +140,15 @@ class FairLine:
         return self._seats
 
 
+class _Holders:
+    """How many slots a tenant holds; a number that a finalizer may change at any moment."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class FairLimiter:
     """A limit on holders that tenants share: weighted turns between them, first come first served within.
 
@@ -173,7 +181,7 @@ class FairLimiter:
         self.max_queued = max_queued
         self._line = FairLine(self._weights)
         self._slots = CapacityLimiter(limit, name=name, line=self._line)
-        self._held: Counter[str] = Counter()
+        self._holders: dict[str, _Holders] = {}
         self._lock = threading.RLock()
 
     async def acquire(self, tenant: str, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -187,7 +195,8 @@ class FairLimiter:
             QueueFullError: ``max_queued`` of the tenant wait already.
             TimeoutError: No slot came free in time.
         """
-        checked_timeout(timeout)
+        if timeout is not None:
+            checked_timeout(timeout)
         if not self.try_acquire(tenant):
             self._refuse_if_full(tenant)
             await self._slots.wait_in_line(tenant, timeout)
@@ -239,11 +248,14 @@ class FairLimiter:
     def _count(self, tenant: str, change: int) -> bool:
         """Note a slot taken or given back; return ``False`` if there is none to give back."""
         with self._lock:
-            if change < 0 and self._held[tenant] <= 0:
+            holders = self._holders.get(tenant) or _Holders()
+            if holders.count + change < 0:
                 return False
-            self._held[tenant] += change
-            if not self._held[tenant]:
-                del self._held[tenant]
+            holders.count += change
+            if holders.count:
+                self._holders[tenant] = holders
+            else:
+                self._holders.pop(tenant, None)
             return True
 
     # --- Watching --------------------------------------------------------------------------------
@@ -259,7 +271,10 @@ class FairLimiter:
 
     def held(self, tenant: str | None = None) -> int:
         """Return the slots held, by one tenant or by all."""
-        return self._slots.held if tenant is None else self._held.get(tenant, 0)
+        if tenant is None:
+            return self._slots.held
+        holders = self._holders.get(tenant)
+        return holders.count if holders else 0
 
     def waiting(self, tenant: str | None = None) -> int:
         """Return how many wait, of one tenant or of all."""
@@ -267,7 +282,7 @@ class FairLimiter:
 
     def stats(self) -> dict[str, SlotStats]:
         """Return holders and waiters of each tenant that has any; ``limit`` is the common one."""
-        names = {*list(self._held), *self._line.tenants()}
+        names = {*list(self._holders), *self._line.tenants()}
         return {name: SlotStats(self.limit, self.held(name), self.waiting(name)) for name in sorted(names)}
 
 

@@ -260,7 +260,8 @@ def _door(model: Any, doors: tuple[str, ...]) -> str:
     for door in doors:
         if door in getattr(model, "__dict__", ()):
             return door
-    door = _written(type(model), doors)
+    kind: Any = type(model)
+    door = _written(kind, doors)
     if not door and not isinstance(model, Model) and not inspect.isroutine(model):
         # Mocks make attributes up on demand; their class says nothing.
         return next((name for name in ("generate", "agenerate") if name in doors and _has(model, name)), "")

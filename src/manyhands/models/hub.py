@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from manyhands._bridge import PerLoop
+from manyhands._bridge import PerLoop, workers
 from manyhands.errors import AuthenticationError, CallerError, ConnectionFailedError
 from manyhands.models.chat import ChatCompletionsModel
 from manyhands.models.endpoint import Secret, public_url
@@ -188,11 +188,11 @@ class _Hub(LibraryClient):
     @asynccontextmanager
     async def _borrowed(self, headers: dict[str, str]) -> AsyncIterator[Any]:
         """Give a face of a client whose open streams end with the block."""
+        settings = await self._known.get()
         async with AsyncExitStack() as open_streams:
             if self._client is not None:
-                client = self._client
+                client = await _opened(self._client)
             else:
-                settings = await self._known.get()
                 clients = await self._clients.get()
                 client = await open_streams.enter_async_context(clients.free(settings))
             face = copy.copy(client)
@@ -202,9 +202,13 @@ class _Hub(LibraryClient):
 
     def _look_up(self) -> dict[str, Any]:
         """Return the arguments of a client; what it would look up on the loop is looked up now."""
-        huggingface_hub = import_module("huggingface_hub")
-        token = self._token.reveal() if self._token else huggingface_hub.get_token()
-        if not token and not self._settings.get("base_url") and "://" not in self._model_id:
+        if self._client is not None:
+            given = self._client
+            _look_up_provider(given.provider, given.model or self._model_id, given.token)
+            return {}
+        token = self._token.reveal() if self._token else import_module("huggingface_hub").get_token()
+        own = self._settings.get("base_url") or ("://" in self._model_id and self._model_id)
+        if not token and not own:
             raise AuthenticationError(
                 f"{self.where} needs a token: set the environment variable HF_TOKEN, pass token=, or log in "
                 "once with `hf auth login`."
@@ -213,9 +217,7 @@ class _Hub(LibraryClient):
             self.secrets.append(Secret(token))
         # An endpoint of one's own may do without; only a given token keeps the library from looking for one.
         settings = {**self._settings, "token": token or "none"}
-        _look_up_provider(
-            settings.get("provider"), settings.get("base_url") or self._model_id, settings["token"]
-        )
+        _look_up_provider(settings.get("provider"), own or self._model_id, settings["token"])
         return settings
 
     async def aclose(self) -> None:
@@ -223,7 +225,7 @@ class _Hub(LibraryClient):
         await self._clients.aclose()
 
 
-def _look_up_provider(provider: str | None, model_id: str, token: str) -> None:
+def _look_up_provider(provider: str | None, model_id: str, token: str | None) -> None:
     """Let the library prepare a request, for which it asks the Hub for the name that a model has at its
     provider, and looks at what is installed; it remembers the answers.
     """
@@ -252,30 +254,31 @@ class _Clients:
             self._slots.append(slot)
         slot.calls += 1
         try:
-            yield await slot.client.get()
+            yield await _opened(slot.client)
         finally:
             slot.calls -= 1
 
     async def aclose(self) -> None:
         slots, self._slots = self._slots, []
         for slot in slots:
-            if slot.client.made is not None:
-                await slot.client.made._async_client.aclose()
+            await slot.client.close()
 
 
 class _Slot:
     """A client and how many calls use it."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.client = Once(lambda: _opened(settings), "connect")
+        self.client = import_module("huggingface_hub").AsyncInferenceClient(**settings)
         self.calls = 0
 
 
-def _opened(settings: dict[str, Any]) -> Any:
-    huggingface_hub = import_module("huggingface_hub")
-    client = huggingface_hub.AsyncInferenceClient(**settings)
-    # It would do this at its first call, and read all certificates on the loop.
-    client._async_client = huggingface_hub.get_async_session()
+async def _opened(client: Any) -> Any:
+    """Return a client with its connections; it would read all certificates on the loop to make them."""
+    if client._async_client is None:
+        session = await workers.run(import_module("huggingface_hub").get_async_session, label="connect")
+        if client._async_client is None:
+            client._async_client = session
+            client.exit_stack.push_async_callback(session.aclose)
     return client
 
 

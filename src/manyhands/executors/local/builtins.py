@@ -49,8 +49,8 @@ def _getattr(obj: Any, name: str, *default: Any) -> Any:
     if len(default) > 1:
         raise TypeError(f"getattr expected at most 3 arguments, got {2 + len(default)}")
     try:
-        return guards.get(obj, guards.plain_name(name))
-    except guards.Denied:
+        return guards.get(obj, owned.plain_name(name))
+    except owned.Denied:
         raise
     except AttributeError:
         if default:
@@ -60,24 +60,24 @@ def _getattr(obj: Any, name: str, *default: Any) -> Any:
 
 def _hasattr(obj: Any, name: str) -> bool:
     try:
-        guards.get(obj, guards.plain_name(name))
+        guards.get(obj, owned.plain_name(name))
     except AttributeError:
         return False
     return True
 
 
 def _setattr(obj: Any, name: str, value: Any) -> None:
-    guards.write(obj, guards.plain_name(name), value)
+    guards.write(obj, owned.plain_name(name), value)
 
 
 def _delattr(obj: Any, name: str) -> None:
-    guards.remove(obj, guards.plain_name(name))
+    guards.remove(obj, owned.plain_name(name))
 
 
 def _vars(obj: Any) -> Any:
     try:
         return guards.read(obj, "__dict__")
-    except guards.Denied:
+    except owned.Denied:
         raise TypeError("vars() argument must have __dict__ attribute") from None
 
 
@@ -107,7 +107,7 @@ def _build_class(body: Any, name: str, /, *bases: Any, **keywords: Any) -> Any:
     cls = builtins.__build_class__(body, name, *bases, **keywords)
     if type(cls) is not type and not isinstance(cls, type):
         return cls
-    guards.mark_own(cls)
+    owned.mark_own(cls)
     return cls
 
 
@@ -115,14 +115,14 @@ def _make_type(*args: Any, **keywords: Any) -> Any:
     """``type(name, bases, namespace)``."""
     if len(args) == 3 and isinstance(args[2], dict):
         for name in args[2]:
-            problem = policy.is_dunder(guards.plain_name(name)) and name not in policy.DEFINABLE | {
+            problem = policy.is_dunder(owned.plain_name(name)) and name not in policy.DEFINABLE | {
                 "__qualname__",
                 "__module__",
             }
             if problem or "$" in name:
-                raise guards.deny(name)
+                raise owned.deny(name)
     cls = type(*args, **keywords)
-    guards.mark_own(cls)
+    owned.mark_own(cls)
     return cls
 
 
@@ -135,10 +135,10 @@ def _matchable(find: Any) -> Any:
     if not isinstance(cls, type):
         return cls
     for base in type.__dict__["__mro__"].__get__(type(cls)):
-        if guards.is_own_class(base) and {"__getattribute__", "__getattr__", "__match_args__"} & set(
+        if owned.is_own_class(base) and {"__getattribute__", "__getattr__", "__match_args__"} & set(
             vars(base)
         ):
-            raise guards.Denied(
+            raise owned.Denied(
                 "A class whose metaclass answers for its attributes cannot be used in a pattern."
             )
     names: Any = ()
@@ -150,17 +150,17 @@ def _matchable(find: Any) -> Any:
         raise TypeError(f"{cls.__name__}.__match_args__ must be a tuple (got {type(names).__name__})")
     for name in names:
         if type(name) is not str or name.startswith("_") or name in policy.INNER_NAMES:
-            raise guards.Denied(f"Forbidden access to attribute in a pattern: {str(name)[:80]}")
+            raise owned.Denied(f"Forbidden access to attribute in a pattern: {str(name)[:80]}")
     return cls
 
 
 def _check_group(group: BaseExceptionGroup[Any]) -> None:
     """Refuse an exception group that answers for its own parts."""
     for base in type.__dict__["__mro__"].__get__(type(group)):
-        if guards.is_own_class(base) and {"split", "__getattribute__", "__getattr__"} & set(vars(base)):
-            raise guards.Denied("An exception group whose class defines 'split' cannot be used with except*.")
+        if owned.is_own_class(base) and {"split", "__getattribute__", "__getattr__"} & set(vars(base)):
+            raise owned.Denied("An exception group whose class defines 'split' cannot be used with except*.")
     if "split" in object.__getattribute__(group, "__dict__"):
-        raise guards.Denied("An exception group that carries 'split' cannot be used with except*.")
+        raise owned.Denied("An exception group that carries 'split' cannot be used with except*.")
 
 
 class _Compiled:
@@ -217,7 +217,7 @@ def _import_star(module: str) -> None:
 def _dunder_import(
     name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
 ) -> Any:
-    return current_step().session.modules.load(guards.plain_name(name), whole=bool(fromlist))
+    return current_step().session.modules.load(owned.plain_name(name), whole=bool(fromlist))
 
 
 class _Open:

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from manyhands.executors.local.guards import Denied
+from manyhands.executors.local.owned import Denied
 from manyhands.executors.local.switch import checkpoint
 
 _UNCOPIED = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, property, range,

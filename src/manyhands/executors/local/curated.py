@@ -52,7 +52,7 @@ def _namedtuple(typename: Any, field_names: Any, **options: Any) -> Any:
         names = [str(plain(name)) for name in names]
     made = collections.namedtuple(str(plain(typename)), names, **options)  # type: ignore[misc]
     made.__module__ = "__main__"
-    guards.mark_own(made)
+    owned.mark_own(made)
     return made
 
 
@@ -61,12 +61,12 @@ def _check_fields(cls: Any) -> None:
     for name in dict(vars(cls).get("__annotations__", {})):
         problem = policy.field_problem(name)
         if problem:
-            raise guards.Denied(problem)
+            raise owned.Denied(problem)
 
 
 def _dataclass(cls: Any = None, /, **options: Any) -> Any:
     def decorate(cls: Any) -> Any:
-        if not isinstance(cls, type) or not guards.is_own_class(cls):
+        if not isinstance(cls, type) or not owned.is_own_class(cls):
             raise TypeError("dataclass() should be used on a class of this code")
         _check_fields(cls)
         return dataclasses.dataclass(**options)(cls)
@@ -81,13 +81,13 @@ def _make_dataclass(cls_name: Any, fields: Iterable[Any], **options: Any) -> Any
         name = plain(parts[0])
         problem = policy.field_problem(name)
         if problem:
-            raise guards.Denied(problem)
+            raise owned.Denied(problem)
         known.append((name, *(parts[1:] or (Any,))))
     for name in options.get("namespace") or {}:
-        if policy.is_dunder(guards.plain_name(name)) and name not in policy.DEFINABLE:
-            raise guards.deny(name)
+        if policy.is_dunder(owned.plain_name(name)) and name not in policy.DEFINABLE:
+            raise owned.deny(name)
     made = dataclasses.make_dataclass(plain(cls_name), known, **options)
-    guards.mark_own(made)
+    owned.mark_own(made)
     return made
 
 
@@ -96,15 +96,15 @@ _ASSIGNED = ("__module__", "__name__", "__qualname__", "__doc__")
 
 def _update_wrapper(wrapper: Any, wrapped: Any, assigned: Any = None, updated: Any = None) -> Any:
     """``functools.update_wrapper``, by way of the guards."""
-    if not (guards.is_own_function(wrapper) or guards.is_own(wrapper)):
+    if not (owned.is_own_function(wrapper) or owned.is_own(wrapper)):
         return wrapper
     for name in _ASSIGNED:
         value = getattr(wrapped, name, None)
-        if type(value) is str and guards.is_own_function(wrapper):
+        if type(value) is str and owned.is_own_function(wrapper):
             setattr(wrapper, name, value)
-    if guards.is_own_function(wrapped):
+    if owned.is_own_function(wrapped):
         wrapper.__dict__.update({k: v for k, v in wrapped.__dict__.items() if not k.startswith("__")})
-    if guards.is_own_function(wrapper):
+    if owned.is_own_function(wrapper):
         wrapper.__wrapped__ = wrapped
     return wrapper
 
@@ -154,7 +154,7 @@ class _Getter:
     __manyhands_frozen__ = True
 
     def __init__(self, *names: Any) -> None:
-        self._paths = [guards.plain_name(name).split(".") for name in names]
+        self._paths = [owned.plain_name(name).split(".") for name in names]
 
     def __call__(self, obj: Any) -> Any:
         values = tuple(functools.reduce(guards.get, path, obj) for path in self._paths)
@@ -167,7 +167,7 @@ class _MethodCaller:
     __manyhands_frozen__ = True
 
     def __init__(self, name: Any, /, *args: Any, **kwargs: Any) -> None:
-        self._name, self._args, self._kwargs = guards.plain_name(name), args, kwargs
+        self._name, self._args, self._kwargs = owned.plain_name(name), args, kwargs
 
     def __call__(self, obj: Any) -> Any:
         return guards.get(obj, self._name)(*self._args, **self._kwargs)
@@ -184,7 +184,7 @@ def _type_hints(obj: Any, *_: Any, **__: Any) -> dict[str, Any]:
     """``typing.get_type_hints`` that leaves annotations that are texts as they are."""
     hints: dict[str, Any] = {}
     for part in reversed(type.mro(obj)) if isinstance(obj, type) else (obj,):
-        if guards.is_own(part) or guards.is_own_function(part):
+        if owned.is_own(part) or owned.is_own_function(part):
             hints.update(
                 vars(part).get("__annotations__", {}) if isinstance(part, type) else part.__annotations__
             )

@@ -10,64 +10,26 @@ from typing import Any
 
 from manyhands.executors.local import datalibs, policy
 from manyhands.executors.local.formatting import bound_format, bound_format_map, check_spec, has_wide_number
+from manyhands.executors.local.classes import shown_class
+from manyhands.executors.local.owned import (
+    Denied,
+    deny,
+    is_own,
+    is_own_class,
+    is_own_function,
+    mro_of,
+    own_dict,
+    plain_name,
+)
 from manyhands.executors.local.policy import words
 from manyhands.executors.local.switch import current_strand
 
 Getter = Callable[[Any, str], Any]
 
-_own_dict = type.__dict__["__dict__"].__get__
-_mro = type.__dict__["__mro__"].__get__
-
 _FRAMEY = (types.FrameType, types.CodeType, types.TracebackType)
 _SUSPENDED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 _CALLABLES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType,
               types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)  # fmt: skip
-
-
-class Denied(AttributeError):
-    """An attribute that exists, or could exist, is not for the code of agents."""
-
-    is_refusal = True
-
-
-def deny(name: str) -> Denied:
-    """The error for ``name``."""
-    kind = "dunder attribute" if policy.is_dunder(name) else "attribute"
-    return Denied(f"Forbidden access to {kind}: {name}")
-
-
-def is_own_class(cls: type) -> bool:
-    """True for classes that the code has made."""
-    return any(policy.OWN_MARK in _own_dict(base) for base in _mro(cls))
-
-
-def is_own(obj: Any) -> bool:
-    """True for classes that the code has made, and for their objects."""
-    cls = type(obj)
-    if is_own_class(cls):
-        return True
-    return issubclass(cls, type) and is_own_class(obj)
-
-
-def is_own_function(obj: Any) -> bool:
-    """True for functions that the code has defined."""
-    return type(obj) is types.FunctionType and policy.OWN_MARK in getattr(obj, "__builtins__", ())
-
-
-def mark_own(cls: type) -> None:
-    """Remember that the code has made ``cls``."""
-    type.__setattr__(cls, policy.OWN_MARK, True)
-
-
-def plain_name(name: object) -> str:
-    """The name that a builtin such as ``getattr`` was given; only a real string will do."""
-    if type(name) is str:
-        if "$" in name:
-            raise deny(name)
-        return name
-    if isinstance(name, str):
-        raise TypeError("attribute name must be a plain string, not an object of a subclass of str")
-    raise TypeError(f"attribute name must be string, not '{type(name).__name__}'")
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -133,8 +95,8 @@ _NEVER = words(
 
 def _is_inherited_from_host(obj: Any, name: str) -> bool:
     """True when ``name`` is not something that the code's own classes or objects define."""
-    classes = [*_mro(type(obj)), *(_mro(obj) if issubclass(type(obj), type) else ())]
-    if any(name in _own_dict(cls) for cls in classes if policy.OWN_MARK in _own_dict(cls)):
+    classes = [*mro_of(type(obj)), *(mro_of(obj) if issubclass(type(obj), type) else ())]
+    if any(name in own_dict(cls) for cls in classes if policy.OWN_MARK in own_dict(cls)):
         return False
     try:
         return name not in object.__getattribute__(obj, "__dict__")
@@ -148,7 +110,7 @@ def _read_dict(obj: Any, name: str) -> Any:
     if not is_own(obj):
         raise deny(name)
     if isinstance(obj, type):
-        return {key: value for key, value in _own_dict(obj).items() if _is_showable(key)}
+        return {key: value for key, value in own_dict(obj).items() if _is_showable(key)}
     return Attributes(object.__getattribute__(obj, "__dict__"))
 
 

@@ -48,10 +48,10 @@ class ModuleView(types.ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise guards.Denied(f"Forbidden to set attribute '{name}' of module '{self.__name__}': it is shared.")
+        raise owned.Denied(f"Forbidden to set attribute '{name}' of module '{self.__name__}': it is shared.")
 
     def __delattr__(self, name: str) -> None:
-        raise guards.Denied(
+        raise owned.Denied(
             f"Forbidden to delete attribute '{name}' of module '{self.__name__}': it is shared."
         )
 
@@ -160,7 +160,7 @@ class Modules:
         """A member for the code, and whether it is always the same."""
         missing = AttributeError(f"module '{real.__name__}' has no attribute '{name}'")
         if name.startswith("_") or name in HIDDEN.get(real.__name__, ()):
-            raise missing if not hasattr(real, name) else guards.deny(name)
+            raise missing if not hasattr(real, name) else owned.deny(name)
         curated = CURATED.get(real.__name__)
         if curated is not None:
             members = curated(real)
@@ -198,7 +198,7 @@ class Modules:
         is_part = value.__name__ == full or sys.modules.get(full) is value
         if self._may_import(value.__name__) or (is_part and self.policy.allows_part_of(real.__name__)):
             return self._view(value)
-        raise guards.Denied(f"Forbidden access to module: {value.__name__}")
+        raise owned.Denied(f"Forbidden access to module: {value.__name__}")
 
 
 def _is_installed(name: str) -> bool:
