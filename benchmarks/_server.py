@@ -162,7 +162,6 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.write(answer)
 
-
     def _write(self, pieces: Iterator[bytes]) -> None:
         """Write a piece, and the next one when everybody else had a turn."""
         piece = next(pieces, None)

@@ -294,8 +294,38 @@ async def test_blocks_of_converses_own_go_through() -> None:
 
 
 @needs_boto3
+async def test_files_and_sounds_go_out_as_blocks() -> None:
+    parts: list[dict[str, Any]] = [
+        {"type": "file", "file": b"%PDF-1.7 ...", "filename": "the report (v2).final.pdf"},
+        {"type": "file", "file": "YSxi", "media_type": "text/csv", "filename": "table.csv"},
+        {"type": "file", "file": b"words", "media_type": "text/plain"},
+        {"type": "audio", "audio": b"ID3...", "format": "mp3"},
+        {"type": "image", "image": b"\xff\xd8\xff..."},
+    ]
+    body = await sent([ChatMessage(MessageRole.USER, parts)])
+    report, table, words, song, photo = body["messages"][0]["content"]
+    assert report["document"]["name"] == "the report (v2) final"
+    assert [entry["document"]["format"] for entry in (report, table, words)] == ["pdf", "csv", "txt"]
+    assert table["document"]["source"]["bytes"] == "YSxi"
+    assert (song["audio"]["format"], photo["image"]["format"]) == ("mp3", "jpeg")
+
+
+@needs_boto3
+async def test_a_thought_between_two_calls_keeps_its_place() -> None:
+    uses = [{"toolUse": {"toolUseId": f"t{number}", "name": "look", "input": {}}} for number in (1, 2)]
+    async with answering(converse(THOUGHT, uses[0], HIDDEN, uses[1])) as server:
+        got = await model(server).agenerate(TASK)
+    answers = [ChatMessage(MessageRole.TOOL_RESPONSE, "a cat", tool_call_id=name) for name in ("t1", "t2")]
+    body = await sent([*TASK, got, *answers], tools_to_call_from=[TOOL])
+    assert body["messages"][1]["content"] == [THOUGHT, uses[0], HIDDEN, uses[1]]
+    strange = ChatMessage(MessageRole.ASSISTANT, "So.", CALLS[:1], provider_items=[{"type": "thinking"}])
+    body = await sent([*TASK, strange, answers[0]], tools_to_call_from=[TOOL])
+    assert [list(block) for block in body["messages"][1]["content"]] == [["text"], ["toolUse"]]
+
+
+@needs_boto3
 async def test_an_image_on_the_web_is_refused_with_the_reason() -> None:
-    with pytest.raises(BadRequestError, match="images as bytes"):
+    with pytest.raises(BadRequestError, match="images and files as bytes"):
         await sent([message(MessageRole.USER, "Look.", ["https://example.org/cat.png"])])
 
 
@@ -390,6 +420,7 @@ async def test_signed_thoughts_are_kept_and_sent_back_with_their_call(streams: b
         asked = model(server)
         got = await (streamed(asked) if streams else asked.agenerate(TASK))
     assert got.reasoning_content == "Hm, a cat."
+    assert "kept.call" not in json.dumps(got.provider_items), "in the usual order no marks are needed"
     kept = ChatMessage.from_dict(json.loads(got.model_dump_json()))
     answer = ChatMessage(MessageRole.TOOL_RESPONSE, "a cat", tool_call_id="t1")
     body = await sent([*TASK, kept, answer], tools_to_call_from=[TOOL])

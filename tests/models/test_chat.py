@@ -221,3 +221,13 @@ async def test_a_reply_that_is_not_the_first_choice_is_kept() -> None:
     async with answering(http(completion(choices=choices))) as server:
         got = await model(server, n=2).agenerate(TASK)
     assert (got.content, got.raw["choices"][1]["message"]["content"]) == ("a", "b")
+
+
+async def test_a_stream_of_several_replies_is_its_first_one() -> None:
+    chunks = [
+        {"choices": [{"index": number, "delta": {"content": text}}]}
+        for text in ("Hel", "lo")
+        for number in (0, 1)
+    ]
+    async with answering(streamed(*chunks)) as server:
+        assert (await fold(model(server), n=2)).content == "Hello"

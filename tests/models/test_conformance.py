@@ -20,6 +20,7 @@ from manyhands.errors import (
     RateLimitError,
     ServerError,
 )
+from manyhands.limits.limited import LimitedModel
 from manyhands.limits.retry import RetryingModel, RetryPolicy
 from manyhands.messages import (
     ChatMessage,
@@ -468,6 +469,19 @@ def test_a_model_can_be_described_and_made_again(wire: Wire) -> None:
     described = made.to_dict()
     assert "u:p" not in json.dumps(described)
     assert type(made).from_dict(described).to_dict() == described
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_the_headers_tell_of_limits_reaches_the_limiter(wire: Wire, streams: bool) -> None:
+    name = "anthropic-ratelimit-requests-limit" if wire.name == "anthropic" else "x-ratelimit-limit-requests"
+    body = wire.plain(HELLO)
+    async with answering(http(body, **{name: "60"})) as server:
+        limited = LimitedModel(wire.model(server.origin))
+        if streams:
+            assert [delta async for delta in limited.agenerate_stream(TASK)]
+        else:
+            await limited.agenerate(TASK)
+    assert limited.rate.stats().requests_per_minute == 60
 
 
 # --- Loops and threads ---------------------------------------------------------------------------

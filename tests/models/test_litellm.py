@@ -60,6 +60,7 @@ needs_litellm = pytest.mark.skipif(
 # litellm leaves tasks and sockets of its own behind; what is ours is checked by name below.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -28,6 +28,7 @@ class Typist(LocalModel):
     def __init__(self, text: str = "Hello there, world.", wait: float = 0.0, **kwargs: Any) -> None:
         super().__init__("typist", **kwargs)
         self.text, self.wait = text, wait
+        self.begins = ""
         self.loads = 0
         self.running = 0
         self.most = 0
@@ -45,6 +46,7 @@ class Typist(LocalModel):
         self.running += 1
         self.most = max(self.most, self.running)
         call.input_tokens = 7
+        call.begin(self.begins)
         try:
             for start in range(0, len(self.text), 3):
                 time.sleep(self.wait)
@@ -73,6 +75,19 @@ async def test_a_stop_sequence_ends_the_reply(stop: str) -> None:
     got = await model.agenerate(TASK, stop_sequences=[stop])
     assert got.content == model.text.partition(stop)[0]
     assert (await model.agenerate(TASK, ["there"], stop="lo")).content == "Hel"
+
+
+async def test_thoughts_are_parted_from_text_and_no_stop_sequence_ends_them() -> None:
+    model = Typist("<think>a STOP b</think>\n\none STOP two", strip_thinking=True)
+    got = await model.agenerate(TASK, stop_sequences=["STOP"])
+    assert (got.content, got.reasoning_content) == ("one ", "a STOP b")
+    model.begins, model.text = "<|assistant|><think>\n", "on it</think>two"
+    got = await model.agenerate(TASK)
+    assert (got.content, got.reasoning_content) == ("two", "on it")
+    model.begins, model.text = "", "never <think>"
+    assert (await model.agenerate(TASK)).content == "never <think>"
+    plain = Typist("<think>a</think>b")
+    assert (await plain.agenerate(TASK)).content == "<think>a</think>b"
 
 
 async def test_settings_of_the_model_win_and_those_of_providers_are_left_out() -> None:

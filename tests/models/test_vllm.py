@@ -40,7 +40,6 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 16
-    stop: list[str] | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     structured_outputs: StructuredOutputsParams | None = None
 
@@ -162,7 +161,7 @@ async def test_options_go_into_the_sampling_params() -> None:
     model, engine = await loaded(top_p=0.9, apply_chat_template_kwargs={"enable_thinking": False})
     await model.agenerate(TASK, ["STOP"], tools_to_call_from=[TOOL], max_new_tokens=5, temperature=0.5)
     params = engine.asked[0][1]
-    assert (params.top_p, params.temperature, params.max_tokens, params.stop) == (0.9, 0.5, 5, ["STOP"])
+    assert (params.top_p, params.temperature, params.max_tokens) == (0.9, 0.5, 5)
     assert model.tokenizer.shown[1]["tools"] == [TOOL]
     assert model.tokenizer.shown[1]["enable_thinking"] is False
     await model.agenerate(TASK)

@@ -142,7 +142,7 @@ class CodeActing:
         finally:
             run.activity = ""
         logs = f"Execution logs:\n{result.logs}"
-        shown = cut_middle(_shown(result.output))
+        shown = cut_middle(_shown(result.output) if result.shown is None else result.shown)
         step.observations = f"{logs}\nLast output from code snippet:\n{shown}"
         return result
 

@@ -22,11 +22,13 @@ class CodeOutput:
         output: The value of its last expression, or the final answer.
         logs: What it printed.
         is_final_answer: Whether it called ``final_answer``.
+        shown: The text of ``output`` where the executor has made it; None to use ``str(output)``.
     """
 
     output: Any
     logs: str
     is_final_answer: bool
+    shown: str | None = None
 
 
 class PythonExecutor(ABC):

@@ -184,16 +184,18 @@ class AnthropicModel(RemoteModel):
         given = _tools.encode(tools) if tools else b""
         mark = self._cache_mark()
         if mark:
-            system = [*system[:-1], _marked(system[-1], mark)] if system else system
             given = _marked(given[:-1], mark) + b"]" if given else given
-            turns = [*turns[:-1], [*turns[-1][:-1], _marked(turns[-1][-1], mark)]] if turns else turns
+            if system:
+                system[-1] = _marked(system[-1], mark)
+            if turns:
+                turns[-2] = _marked(turns[-2], mark)
         fields: list[tuple[bytes, list[bytes]]] = []
         # In the order in which the cache reads them.
         if given:
             fields.append((b"tools", [given]))
         if system and "system" not in options:
-            fields.append((b"system", [b"[", *_joined(system), b"]"]))
-        return json_request(options, [*fields, (b"messages", _conversation(turns))])
+            fields.append((b"system", [b"[", *system, b"]"]))
+        return json_request(options, [*fields, (b"messages", [b"[", *turns, b"]"])])
 
     def _cache_mark(self) -> bytes:
         if not self.cache:
@@ -265,16 +267,3 @@ def _settle_choice(options: dict[str, Any], has_tools: bool, usual: str) -> None
 def _marked(block: bytes, mark: bytes) -> bytes:
     """Return blocks with the mark at the last of them, unless its author has marked it."""
     return block if block.endswith(mark) or b'"cache_control":' in block else block[:-1] + mark
-
-
-def _joined(encoded: list[bytes]) -> list[bytes]:
-    pieces = [piece for block in encoded for piece in (b",", block)]
-    return pieces[1:]
-
-
-def _conversation(turns: list[list[bytes]]) -> list[bytes]:
-    pieces = [b"["]
-    for number, (head, *encoded) in enumerate(turns):
-        pieces += [b"," + head if number else head, *_joined(encoded), b"]}"]
-    pieces.append(b"]")
-    return pieces

@@ -35,17 +35,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _ROLES = {"tool-call": "assistant", "tool-response": "user", "developer": "system"}
+_TURN_END = b"]}"
 _NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class _Mark:
-    """How a message was encoded: by whom, and in which role."""
+    """How a message was encoded: by whom, in which role, and what begins a message of that role."""
 
-    __slots__ = ("encoder", "role")
+    __slots__ = ("encoder", "head", "role")
 
     def __init__(self, encoder: BlockEncoder, role: str) -> None:
         self.encoder = encoder
         self.role = role
+        self.head = _TURN_END + b',{"role":' + codec.quoted(role) + b',"content":['
 
 
 class BlockEncoder:
@@ -64,37 +66,41 @@ class BlockEncoder:
 
     def encode(
         self, messages: Iterable[ChatMessage], *, on_loop: bool = False
-    ) -> tuple[list[bytes], list[list[bytes]]]:
-        """Return the blocks of the system prompt, and the other messages.
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Return the system prompt and the other messages, as pieces of two JSON arrays without brackets.
 
         Args:
             messages: The conversation; system messages count wherever they stand.
             on_loop: Whether to give up rather than encode a picture.
 
         Returns:
-            The blocks of the system prompt, and of each message its head and its blocks.
+            The pieces. The last piece of the system prompt, and the last but one of the messages, are
+            blocks.
 
         Raises:
             HeavyOnLoop: There is a picture to encode, and ``on_loop`` was set.
         """
         system: list[bytes] = []
-        turns: list[list[bytes]] = []
+        turns: list[bytes] = []
         last = ""
         for message in messages:
             kept = message._encoded if type(message) is ChatMessage else None
             if kept is None or type(kept[0]) is not _Mark or kept[0].encoder is not self:
                 kept = self._encoded(message, on_loop)
-            role, data = kept[0].role, kept[1]
+            mark, data = kept
             if not data:
                 continue
-            if role == "system":
-                system.append(data)
-            elif role == last:
-                turns[-1].append(data)
+            if mark.role == last:
+                turns += (b",", data)
+            elif mark.role == "system":
+                system += (b",", data)
             else:
-                turns.append([b'{"role":' + codec.quoted(role) + b',"content":[', data])
-                last = role
-        return system, turns
+                turns += (mark.head, data)
+                last = mark.role
+        if turns:
+            turns[0] = turns[0][len(_TURN_END) + 1 :]
+            turns.append(_TURN_END)
+        return system[1:], turns
 
     def _encoded(self, message: ChatMessage, on_loop: bool) -> tuple[_Mark, bytes]:
         message = ChatMessage.from_any(message)

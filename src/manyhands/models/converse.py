@@ -21,10 +21,11 @@ from manyhands.messages import (
     TokenUsage,
     text_part,
 )
-from manyhands.models import codec
+from manyhands.models import codec, keeping
 from manyhands.models.cleaning import tool_role_conversions
+from manyhands.models.media import data_url, file_name, file_url, sound, split_data_url
 from manyhands.models.stopping import StopCutter
-from manyhands.models.wire import calls_as_text, data_url
+from manyhands.models.wire import calls_as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
 Block = dict[str, Any]
 _BAD_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_ID = 64
-_DATA_URL = re.compile(r"data:image/(\w+)[^,]*,(.*)", re.DOTALL)
+_BAD_IN_NAME = re.compile(r"[^a-zA-Z0-9\-()\[\]]+")
+_THOUGHT = "bedrock.reasoning"
+# What documents are called by those who send them, and by Converse.
+_DOCUMENTS = {
+    "plain": "txt",
+    "markdown": "md",
+    "msword": "doc",
+    "vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "vnd.ms-excel": "xls",
+    "vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+}
 
 
 # --- Going out ---------------------------------------------------------------------------------
@@ -82,22 +93,22 @@ class ConverseEncoder:
             return blocks
         if not self._native:
             return [*blocks, {"text": calls_as_text(message.tool_calls)}]
-        # A model that thought before it called wants to see the signed thought again.
-        return [*_thoughts(message), *blocks, *(_tool_use(call) for call in message.tool_calls)]
+        # A model that thought before it called wants to see the signed thought again, in its place.
+        return [block for part in keeping.in_order(message) for block in self._part_of_reply(part)]
+
+    def _part_of_reply(self, part: str | dict[str, Any] | ChatMessageToolCall) -> list[Block]:
+        if isinstance(part, str):
+            return self._content(part)
+        return [_tool_use(part)] if isinstance(part, ChatMessageToolCall) else _thought_block(part)
 
     def _content(self, content: str | Sequence[Mapping[str, Any]] | None) -> list[Block]:
         parts = [text_part(content)] if isinstance(content, str) else content or []
         blocks: list[Block] = []
         for part in parts:
-            kind = part.get("type")
-            if kind == "text":
+            if part.get("type") == "text":
                 blocks += [{"text": part["text"]}] if part["text"].strip() else []
-            elif kind == "image":
-                blocks += [] if self._text_only else [image_block(part["image"])]
-            elif kind == "image_url":
-                blocks += [] if self._text_only else [image_block(part["image_url"]["url"])]
-            else:
-                blocks.append(dict(part))  # a block of Converse's own: documents, cache points
+            elif not self._text_only:
+                blocks.append(_media_block(part))
         return blocks
 
 
@@ -122,19 +133,32 @@ def _tool_use(call: ChatMessageToolCall) -> Block:
     return {"toolUse": {"toolUseId": call_id(call.id), "name": call.function.name, "input": arguments}}
 
 
-def image_block(image: Any) -> Block:
-    """Return an image (a PIL image, bytes, base64 text or a data URL) as a block.
+def _media_block(part: Mapping[str, Any]) -> Block:
+    """Return a part with a picture, sound or file as a block; what is a block already stays as it is.
 
     Raises:
         ValueError: It is an address on the web.
     """
-    url = data_url(image)
-    found = _DATA_URL.match(url)
+    kind = part.get("type")
+    if kind in ("image", "image_url"):
+        form, data = _from_url(data_url(part["image"] if kind == "image" else part["image_url"]["url"]))
+        return {"image": {"format": form, "source": {"bytes": data}}}
+    if kind == "audio":
+        heard = sound(part)
+        return {"audio": {"format": heard["format"], "source": {"bytes": base64.b64decode(heard["data"])}}}
+    if kind == "file":
+        form, data = _from_url(file_url(part))
+        name = _BAD_IN_NAME.sub(" ", file_name(part).rpartition(".")[0] or file_name(part)).strip() or "file"
+        return {"document": {"format": form, "name": name, "source": {"bytes": data}}}
+    return dict(part)
+
+
+def _from_url(url: str) -> tuple[str, bytes]:
+    found = split_data_url(url)
     if found is None:
-        raise ValueError(f"Bedrock takes images as bytes, not from an address such as {url[:80]}.")
-    kind, data = found.groups()
-    kind = "jpeg" if kind == "jpg" else kind
-    return {"image": {"format": kind, "source": {"bytes": base64.b64decode(data)}}}
+        raise ValueError(f"Bedrock takes images and files as bytes, not from an address such as {url[:80]}.")
+    form = found[0].rpartition("/")[2].lower()
+    return {"jpg": "jpeg", **_DOCUMENTS}.get(form, form), base64.b64decode(found[1])
 
 
 def tool_config(tools: Iterable[Any], choice: Any) -> dict[str, Any]:
@@ -194,7 +218,7 @@ def reply_message(response: Mapping[str, Any]) -> ChatMessage:
         {name: value for name, value in response.items() if name != "ResponseMetadata"},
         token_usage(response.get("usage")),
         reasoning_content="".join(each.get("reasoningText", {}).get("text", "") for each in thoughts) or None,
-        provider_items=_kept(thoughts),
+        provider_items=_kept(blocks),
     )
 
 
@@ -203,26 +227,29 @@ def _call(use: Mapping[str, Any]) -> ChatMessageToolCall:
     return ChatMessageToolCall(ChatMessageToolCallFunction(arguments, use["name"]), use["toolUseId"])
 
 
-def _kept(thoughts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+def _kept(blocks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
     """Return what the provider wants to see again, as JSON values."""
-    kept = []
-    for thought in thoughts:
-        hidden = thought.get("redactedContent")
-        if isinstance(hidden, bytes):
-            thought = {"redactedContent": base64.b64encode(hidden).decode()}
-        kept.append({"reasoningContent": dict(thought)})
-    return kept or None
+    parts = []
+    for block in blocks:
+        if "text" in block:
+            parts.append(keeping.text_mark(block["text"]))
+        elif "toolUse" in block:
+            parts.append(keeping.call_mark(block["toolUse"]["toolUseId"]))
+        elif "reasoningContent" in block:
+            thought = dict(block["reasoningContent"])
+            if isinstance(thought.get("redactedContent"), bytes):
+                thought["redactedContent"] = base64.b64encode(thought["redactedContent"]).decode()
+            parts.append({"type": _THOUGHT, **thought})
+    return keeping.kept(parts)
 
 
-def _thoughts(message: ChatMessage) -> list[Block]:
-    blocks = []
-    for item in message.provider_items or ():
-        thought = item.get("reasoningContent")
-        if thought and "redactedContent" in thought:
-            thought = {"redactedContent": base64.b64decode(thought["redactedContent"])}
-        if thought:
-            blocks.append({"reasoningContent": thought})
-    return blocks
+def _thought_block(item: Mapping[str, Any]) -> list[Block]:
+    if item.get("type") != _THOUGHT:
+        return []  # another provider's
+    thought = {name: value for name, value in item.items() if name != "type"}
+    if "redactedContent" in thought:
+        thought["redactedContent"] = base64.b64decode(thought["redactedContent"])
+    return [{"reasoningContent": thought}]
 
 
 def token_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
@@ -248,7 +275,7 @@ class StreamedReply:
         self.finished = False
         self._raw: dict[str, Any] = {}
         self._calls: dict[int, int] = {}  # place among the blocks: place among the calls
-        self._thoughts: dict[int, dict[str, Any]] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}  # by their places, as in a whole reply
         self._cutter = StopCutter(stop_sequences) if stop_sequences else None
 
     def take(self, event: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
@@ -269,6 +296,7 @@ class StreamedReply:
         if not use:
             return None
         index = self._calls.setdefault(block["contentBlockIndex"], len(self._calls))
+        self._blocks[block["contentBlockIndex"]] = {"toolUse": use}
         function = ChatMessageToolCallFunction("", use["name"])
         piece = ChatMessageToolCallStreamDelta(index, use["toolUseId"], "function", function)
         return ChatMessageStreamDelta(tool_calls=[piece])
@@ -276,6 +304,8 @@ class StreamedReply:
     def _delta(self, block: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         delta, place = block["delta"], block["contentBlockIndex"]
         if "text" in delta:
+            whole = self._blocks.setdefault(place, {"text": ""})
+            whole["text"] += delta["text"]
             text = self._cutter.feed(delta["text"]) if self._cutter else delta["text"]
             return ChatMessageStreamDelta(text) if text else None
         if "toolUse" in delta:
@@ -287,7 +317,7 @@ class StreamedReply:
         return None
 
     def _think(self, thought: Mapping[str, Any], place: int) -> ChatMessageStreamDelta | None:
-        kept = self._thoughts.setdefault(place, {})
+        kept = self._blocks.setdefault(place, {"reasoningContent": {}})["reasoningContent"]
         for name, value in thought.items():
             if name == "redactedContent":
                 kept[name] = kept.get(name, b"") + value
@@ -302,6 +332,6 @@ class StreamedReply:
         return ChatMessageStreamDelta(
             rest or None,
             token_usage=token_usage(self._raw.get("usage")),
-            provider_items=_kept(self._thoughts.values()),
+            provider_items=_kept(self._blocks.values()),
             raw=self._raw or None,
         )

@@ -24,6 +24,7 @@ from manyhands.models import libraries
 from manyhands.models.base import Model
 from manyhands.models.cleaning import REMOVE_PARAMETER, get_clean_message_list, tool_role_conversions
 from manyhands.models.stopping import StopCutter
+from manyhands.models.thinking import ThinkSplitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ _OF_PROVIDERS = (
     "extra_body",
 )
 _END = object()
+_THINK = "<think>"
+LAST_TOKENS = 12  # enough to see it at the end of a prompt
 
 
 class OneThread(Workers):
@@ -84,6 +87,8 @@ class Call:
 
     Args:
         stop_sequences: Texts at which the reply ends, wherever its tokens are cut.
+        strip_thinking: Take a ``<think>`` block at the beginning for reasoning, not for text. No stop
+            sequence ends it.
 
     Attributes:
         stopped: Whether nothing more is wanted: the text has ended, or nobody waits for it.
@@ -92,33 +97,41 @@ class Call:
         output_tokens: Tokens of the reply.
     """
 
-    def __init__(self, stop_sequences: Sequence[str] = ()) -> None:
+    def __init__(self, stop_sequences: Sequence[str] = (), strip_thinking: bool = False) -> None:
         self.stopped = False
         self.over = False
         self.input_tokens = 0
         self.output_tokens = 0
         self._cutter = StopCutter(stop_sequences)
+        self._thoughts = ThinkSplitter() if strip_thinking else None
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[Any] = asyncio.Queue()
 
     # In the model's thread:
 
+    def begin(self, prompt: str) -> None:
+        """Say how the prompt ends: some templates open the reasoning there."""
+        if self._thoughts is not None and prompt.rstrip().endswith(_THINK):
+            self._thoughts.feed(_THINK)
+
     def feed(self, text: str) -> None:
         """Take more text."""
-        if self.stopped:
-            return
-        piece = self._cutter.feed(text)
-        self.stopped = self._cutter.stopped
-        if piece:
-            self._tell(piece)
+        if not self.stopped:
+            self._hand_on(*(self._thoughts.feed(text) if self._thoughts else (text, "")))
 
     def finish(self) -> None:
         """Say that this was all."""
-        rest = self._cutter.end()
-        if rest and not self.stopped:
-            self._tell(rest)
+        if not self.stopped:
+            self._hand_on(*(self._thoughts.end() if self._thoughts else ("", "")))
+            self._hand_on("", "", self._cutter.end())
         self.stopped = self.over = True
         self._tell(_END)
+
+    def _hand_on(self, text: str, thought: str, rest: str = "") -> None:
+        piece = self._cutter.feed(text) + rest
+        self.stopped = self._cutter.stopped
+        if piece or thought:
+            self._tell(ChatMessageStreamDelta(piece or None, reasoning_content=thought or None))
 
     def fail(self, error: BaseException) -> None:
         """Say that there will be no more because of ``error``."""
@@ -134,7 +147,7 @@ class Call:
     # On its loop:
 
     async def next(self) -> Any:
-        """Return the next piece, ``None`` at the end.
+        """Return the next delta, ``None`` at the end.
 
         Raises:
             BaseException: What the library raised.
@@ -159,6 +172,7 @@ class LocalModel(Model):
         model_id: Name on the Hub, or a folder.
         apply_chat_template_kwargs: More arguments of the tokenizer's ``apply_chat_template``.
         flatten_messages_as_text: Send text only.
+        strip_thinking: Take a ``<think>`` block at the beginning of a reply for reasoning, not for text.
         thread: Where the model works; one of its own if not given.
         **kwargs: Arguments of every call; they win over those of the call.
     """
@@ -172,6 +186,7 @@ class LocalModel(Model):
         apply_chat_template_kwargs: Mapping[str, Any] | None = None,
         flatten_messages_as_text: bool = True,
         *,
+        strip_thinking: bool = False,
         thread: OneThread | None = None,
         **kwargs: Any,
     ) -> None:
@@ -179,6 +194,7 @@ class LocalModel(Model):
             raise CallerError(f"{type(self).__name__} needs a model_id: a name on the Hub, or a folder.")
         super().__init__(flatten_messages_as_text=flatten_messages_as_text, model_id=model_id, **kwargs)
         self.apply_chat_template_kwargs = dict(apply_chat_template_kwargs or {})
+        self.strip_thinking = strip_thinking
         self._thread = thread or OneThread()
         self._is_loaded = False
 
@@ -250,12 +266,12 @@ class LocalModel(Model):
             response_format,
             {name: value for name, value in options.items() if name not in _OF_PROVIDERS},
         )
-        call = Call(request.stop_sequences)
+        call = Call(request.stop_sequences, self.strip_thinking)
         working = asyncio.create_task(self._thread.run(self._work(call, request), label=self._label))
         working.add_done_callback(call.give_up)
         try:
             while (piece := await self._guarded(call.next())) is not None:
-                yield ChatMessageStreamDelta(piece)
+                yield piece
         finally:
             call.stopped = True
             working.cancel()
@@ -298,8 +314,8 @@ class LocalModel(Model):
             flatten_messages_as_text=self.flatten_messages_as_text,
         )
 
-    def _prompt_ids(self, tokenizer: Any, request: Request) -> list[int]:
-        """Return the conversation as token ids."""
+    def _prompt_ids(self, tokenizer: Any, call: Call, request: Request) -> list[int]:
+        """Return the conversation as token ids, and begin ``call`` with them."""
         ids = tokenizer.apply_chat_template(
             self._clean(request),
             tools=request.tools,
@@ -308,7 +324,11 @@ class LocalModel(Model):
             return_dict=False,
             **self.apply_chat_template_kwargs,
         )
-        return list(ids)
+        prompt = list(ids)
+        call.input_tokens = len(prompt)
+        if self.strip_thinking:
+            call.begin(tokenizer.decode(prompt[-LAST_TOKENS:]))
+        return prompt
 
     def _refuse_format(self, request: Request) -> None:
         if request.response_format is not None:
@@ -318,6 +338,9 @@ class LocalModel(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON."""
-        template = self.apply_chat_template_kwargs
-        described = {**super().to_dict(), **({"apply_chat_template_kwargs": template} if template else {})}
-        return libraries.without_secrets(described)
+        described = {
+            "apply_chat_template_kwargs": self.apply_chat_template_kwargs or None,
+            "strip_thinking": self.strip_thinking or None,
+        }
+        described = {name: value for name, value in described.items() if value is not None}
+        return libraries.without_secrets({**super().to_dict(), **described})

@@ -66,8 +66,7 @@ class MLXModel(LocalModel):
 
     def _reply(self, call: Call, request: Request) -> None:
         self._refuse_format(request)
-        prompt = self._prompt_ids(self.tokenizer, request)
-        call.input_tokens = len(prompt)
+        prompt = self._prompt_ids(self.tokenizer, call, request)
         limit = request.take("max_tokens", "max_new_tokens", "max_completion_tokens", default=self.max_tokens)
         sampler = {
             _SAMPLER[name]: request.options.pop(name) for name in list(request.options) if name in _SAMPLER

@@ -371,7 +371,9 @@ class RemoteModel(Model):
 
     @property
     def _where(self) -> str:
-        return f"The client of {self.model_id}" if self._connection is None else self._connection.where
+        if self.client is not None or self._connection is None:
+            return f"The client of {self.model_id}"
+        return self._connection.where
 
     def _error_inside(self, error: Mapping[str, Any]) -> ProviderError:
         secret = self._connection.secret if self._connection is not None else None

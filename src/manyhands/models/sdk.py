@@ -64,7 +64,8 @@ async def create(
         headers: Headers to add.
         extra: Fields that the client might not know by name.
         door: Where requests go in at the client.
-        seconds: Time limit of this call, in any form of ours; a client knows one number only.
+        seconds: Time limit of this call: in our forms, of which a client knows one number only, or
+            in one of its own.
     """
     request = codec.loads(b"".join(pieces))
     if headers:
@@ -72,7 +73,8 @@ async def create(
     if extra:
         request["extra_body"] = dict(extra)
     if seconds is not None:
-        request["timeout"] = Timeouts.of(seconds).total
+        known = isinstance(seconds, (int, float, dict, Timeouts))
+        request["timeout"] = Timeouts.of(seconds).total if known else seconds
     return await call_user(functools.reduce(getattr, door.split("."), client), **request)
 
 

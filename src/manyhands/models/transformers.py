@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from manyhands.models.libraries import require, without_secrets
-from manyhands.models.local import Call, LocalModel, Request
+from manyhands.models.local import LAST_TOKENS, Call, LocalModel, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,6 +115,8 @@ class TransformersModel(LocalModel):
             **self.apply_chat_template_kwargs,
         ).to(self.model.device)
         length = call.input_tokens = int(prompt["input_ids"].shape[-1])
+        if self.strip_thinking:
+            call.begin(self.tokenizer.decode(prompt["input_ids"][0, -LAST_TOKENS:].tolist()))
         limit = request.take(
             "max_new_tokens", "max_tokens", "max_completion_tokens", default=self.max_new_tokens
         )

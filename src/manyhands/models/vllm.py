@@ -74,8 +74,7 @@ class VLLMModel(LocalModel):
     def _reply(self, call: Call, request: Request) -> None:
         """Let a call into the batch; it is fed by whoever drives."""
         assert self._batch is not None
-        prompt = self._prompt_ids(self.tokenizer, request)
-        call.input_tokens = len(prompt)
+        prompt = self._prompt_ids(self.tokenizer, call, request)
         self._batch.add(call, prompt, _sampling(request))
 
     def _drive(self, until: Call) -> None:
@@ -115,8 +114,7 @@ def _sampling(request: Request) -> Any:
         options["structured_outputs"] = params.StructuredOutputsParams(json_object=True)
     return params.SamplingParams(
         **options,
-        stop=request.stop_sequences or None,
-        output_kind=params.RequestOutputKind.DELTA,
+        output_kind=params.RequestOutputKind.DELTA,  # stop sequences are looked for in what comes
     )
 
 

@@ -459,6 +459,8 @@ class StreamedReply:
         if not choices:
             return None
         choice = choices[0]
+        if choice.get("index"):
+            return None  # of a second reply, which nobody can tell from the first here
         if choice.get("finish_reason") or "message" in choice:
             self.finished = True
             self._reason = choice.get("finish_reason")

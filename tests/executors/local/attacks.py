@@ -1029,6 +1029,242 @@ leak(itertools.count.__mro__, itertools.count.__new__.__globals__)
 leak(map.__new__.__globals__, zip.__mro__)
 ---
 leak(exec.__globals__, eval.__closure__)
+---
+import typing
+class F(typing.ForwardRef, _root=True):
+    def m(self): return self._evaluate({}, {}, recursive_guard=frozenset())
+leak(F("__import__('os')").m())
+---
+import typing
+R = type(typing.Optional["__import__('os')"].__args__[0])
+class F(R, _root=True):
+    def m(self): return self._evaluate({}, {}, recursive_guard=frozenset())
+leak(F("__import__('os')").m())
+---
+import asyncio
+class P(asyncio.Future):
+    def m(self): return self._future
+leak(P().m(), P().m().get_loop())
+---
+import asyncio
+class L(asyncio.Lock):
+    def m(self): return self._get_loop()
+leak(L().m())
+---
+import asyncio
+class G(asyncio.TaskGroup):
+    def m(self): return self._inside
+async def f():
+    async with G() as g:
+        leak(g.m(), g.m().step)
+await f()
+---
+import functools, statistics
+class P(functools.cached_property): pass
+p = P(lambda s: 1)
+p.attrname = "$real"
+leak(p.__get__(statistics), p.__get__(statistics).sys)
+---
+import functools, math
+class P(functools.cached_property): pass
+p = P(lambda s: 3)
+p.attrname = "pi"
+p.__get__(math)
+if math.pi == 3: planted()
+---
+import functools
+class T(type(leak)): pass
+class P(functools.partialmethod): pass
+leak(P(T._target).__get__(leak, T).func)
+planted()
+---
+class S(str):
+    def strip(self, *a): return self
+    def __hash__(self): return hash("1+1")
+    def __eq__(self, o): planted(); return True
+eval(type(compile("1", "", "eval"))(S("41"), "eval"))
+exec("1+1")
+---
+import string
+class F(string.Formatter): pass
+leak(F.__mro__[3]().get_field("0.__globals__", [lambda: 0], {})[0])
+---
+import string
+class F(string.Formatter):
+    def m(self): return super(F.__mro__[2], self).get_field("0.__globals__", [lambda: 0], {})[0]
+leak(F().m())
+---
+import queue
+class Q(queue.Queue): pass
+super(Q.__mro__[1], Q()).get()
+planted()
+---
+import queue
+leak(queue.Queue().mutex)
+planted()
+---
+import typing, json
+typing.no_type_check(json.JSONDecoder)
+typing.final(json.JSONDecoder)
+typing.runtime_checkable(json.JSONDecoder)
+---
+import functools, fractions
+functools.total_ordering(fractions.Fraction)
+planted()
+---
+import typing
+leak(typing.get_overloads)
+planted()
+---
+t = type
+t("C", (), {"__reduce_ex__": lambda s, p: 1})
+planted()
+---
+t = type
+t("C", (), {"__class__": property(lambda s: int)})
+planted()
+---
+class M(type): pass
+M("C", (), {"__mro_entries__": 1})
+planted()
+---
+class M(type):
+    def __new__(m, n, b, ns): return super().__new__(m, n, b, {**ns, "__reduce_ex__": 1})
+class C(metaclass=M): pass
+planted()
+---
+type.__new__(type, "C", (), {"__reduce_ex__": 1})
+planted()
+---
+type.__call__(type, "C", (), {"__reduce_ex__": 1})
+planted()
+---
+import operator
+operator.call(type, "C", (), {"__reduce_ex__": 1})
+planted()
+---
+[*map(type, ["C"], [()], [{"__reduce_ex__": 1}])]
+planted()
+---
+leak(type, type.__class__, (1).__class__.__class__, type(int), type(type(1)))
+---
+class M(type): pass
+leak(*M.__mro__[:-1], *M.mro()[:-1], *M.__bases__, M.__base__, type(M), M.__class__)
+---
+import typing
+leak(typing.Type[int].__origin__, typing.get_origin(typing.Type[int]), type[int].__origin__)
+---
+import abc, enum
+leak(type(abc.ABC), abc.ABC.__class__, abc.ABCMeta, type(enum.Enum), enum.EnumMeta, enum.Enum.__class__)
+---
+import operator, string
+leak(operator.attrgetter("__class__.__class__")(1), string.Formatter().get_field("0.__class__.__class__", [1], {})[0])
+---
+import asyncio
+class Mix:
+    def m(self): return self._get_loop()
+leak(type("X", (Mix, asyncio.Lock), {})().m())
+---
+import abc, asyncio
+class Mix:
+    def m(self): return self._get_loop()
+leak(abc.ABCMeta("X", (Mix, asyncio.Lock), {})().m())
+---
+import enum, asyncio
+class E(enum.Enum):
+    def m(self): return self._get_loop()
+leak(E("X", {"A": 1}, type=asyncio.Lock).A.m())
+---
+import enum, asyncio
+class Meta(enum.EnumMeta): pass
+class E(enum.Enum, metaclass=Meta):
+    def m(self): return self._get_loop()
+leak(super(enum.EnumMeta, E).__call__("X", {"A": 1}, type=asyncio.Lock).A.m())
+---
+import dataclasses, asyncio
+class Mix:
+    def m(self): return self._get_loop()
+leak(dataclasses.make_dataclass("X", [], bases=(Mix, asyncio.Lock))().m())
+---
+import asyncio
+class B:
+    def __getattr__(self, k): return lambda bases: (asyncio.Lock,)
+class X(B()):
+    def m(self): return self._get_loop()
+leak(X().m())
+---
+import asyncio
+class Y(type(list[int])(asyncio.Lock, ())):
+    def m(self): return self._get_loop()
+leak(Y().m())
+---
+import json
+class C(metaclass=lambda n, b, ns: json.JSONDecoder): pass
+C.hacked = 1
+---
+try: failing()
+except Exception as e: leak(e.__context__, e.__context__.secret)
+---
+class C:
+    def __enter__(self): pass
+    def __exit__(self, t, v, tb): leak(v.__context__, v.__cause__, v.__context__.secret)
+with C(): failing()
+---
+import asyncio
+r = await asyncio.gather(failing(), return_exceptions=True)
+leak(r[0].__context__, r[0].__cause__)
+---
+leak(host_module())
+---
+import asyncio
+leak(await asyncio.gather(host_module()))
+---
+class C(map): pass
+planted()
+---
+C = type(iter(int, 1))
+x = iter([])
+for _ in range(1000): x = C(x)
+planted()
+---
+import itertools
+C = type(itertools.chain.from_iterable([]))
+x = iter([])
+for _ in range(1000): x = C(x)
+planted()
+---
+import logging
+leak(logging.getLogger().handlers, logging.getLogger().manager)
+planted()
+---
+import logging
+class H(logging.Handler): pass
+planted()
+---
+import inspect
+leak(inspect.getmodule(print), inspect.sys, inspect.getsource)
+planted()
+---
+import inspect
+leak(inspect.signature(leak, eval_str=True))
+planted()
+---
+import gc
+leak(gc.get_objects(), gc.garbage)
+planted()
+---
+import traceback
+leak(traceback.sys, traceback.TracebackException)
+planted()
+---
+async def g():
+    yield 1
+a = g()
+leak(a.ag_frame)
+---
+try: raise ExceptionGroup("g", [AttributeError("a", obj=leak, name="b")])
+except* AttributeError as e: leak(e.exceptions[0].obj)
+planted()
 """
 
 ATTACKS = [attack.strip("\n") for attack in _TEXT.split("\n---\n")]

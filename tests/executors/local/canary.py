@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import abc
+import asyncio
 import builtins
+import enum
 import importlib
 import io
 import os
@@ -11,7 +14,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from manyhands.executors.local.guards import is_own_class
+from manyhands.executors.local.owned import is_own_class
 from manyhands.executors.local.modules import ModuleView
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ _FORBIDDEN_FUNCTIONS = (
     os.getcwd, subprocess.run, importlib.import_module, io.open, builtins.getattr, builtins.globals, sys._getframe,
     builtins.locals,
 )  # fmt: skip
-_FORBIDDEN_TYPES = (types.FrameType, types.CodeType, types.TracebackType)
+_FORBIDDEN_TYPES = (types.FrameType, types.CodeType, types.TracebackType, asyncio.AbstractEventLoop, asyncio.Future)
+_FORBIDDEN_CLASSES = (type, abc.ABCMeta, enum.EnumMeta, super)
 
 
 class Canary:
@@ -48,6 +52,12 @@ def host_object(value: Any, depth: int = 0) -> str | None:
         return "the planted object"
     if isinstance(value, types.ModuleType) and not isinstance(value, ModuleView):
         return f"module {value.__name__}"
+    if any(value is cls for cls in _FORBIDDEN_CLASSES):
+        return f"the metaclass {value!r} itself"
+    if kind.__module__ in ("manyhands.executors.local.switch", "manyhands.executors.local.executor"):
+        return f"the executor's own {kind.__name__}"
+    if kind.__name__ == "HostError":
+        return "an error of a tool"
     if issubclass(kind, _FORBIDDEN_TYPES):
         return kind.__name__
     if any(value is function for function in _FORBIDDEN_FUNCTIONS):

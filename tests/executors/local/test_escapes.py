@@ -43,6 +43,7 @@ def armed(imports: list[str]) -> tuple[LocalPythonExecutor, Canary]:
         {
             "leak": canary.leak,
             "failing": failing,
+            "host_module": lambda: threading,
             # Reached only when what came before was let through.
             "secret": lambda: canary.found.append("a format string read an attribute"),
             "planted": lambda: canary.found.append("something shared was changed"),

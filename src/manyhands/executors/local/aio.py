@@ -212,7 +212,7 @@ def start_tool(tool: ToolFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     async def outcome() -> Result:
         try:
-            return True, await call
+            return True, step.session.modules.shown(await call)
         except asyncio.CancelledError:
             raise
         except BaseException as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from manyhands.executors.local import aio, guards, iterators, policy
+from manyhands.executors.local import aio, classes, guards, iterators, owned, policy
 from manyhands.executors.local.formatting import check_spec
 from manyhands.executors.local.policy import words
 from manyhands.executors.local.rewrite import DUE
@@ -18,7 +19,7 @@ _AS_THEY_ARE = words(
     """
     abs aiter all anext any ascii bin bool bytearray bytes callable chr classmethod complex dict
     divmod float frozenset hash hex id int isinstance issubclass len list max min next object oct
-    ord property range repr reversed round set slice sorted staticmethod str sum super tuple type
+    ord property range repr reversed round set slice sorted staticmethod str sum super tuple
     True False None NotImplemented Ellipsis
     """
 )
@@ -103,29 +104,6 @@ def _visible(names: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in names.items() if "$" not in name and name != "__builtins__"}
 
 
-def _build_class(body: Any, name: str, /, *bases: Any, **keywords: Any) -> Any:
-    cls = builtins.__build_class__(body, name, *bases, **keywords)
-    if type(cls) is not type and not isinstance(cls, type):
-        return cls
-    owned.mark_own(cls)
-    return cls
-
-
-def _make_type(*args: Any, **keywords: Any) -> Any:
-    """``type(name, bases, namespace)``."""
-    if len(args) == 3 and isinstance(args[2], dict):
-        for name in args[2]:
-            problem = policy.is_dunder(owned.plain_name(name)) and name not in policy.DEFINABLE | {
-                "__qualname__",
-                "__module__",
-            }
-            if problem or "$" in name:
-                raise owned.deny(name)
-    cls = type(*args, **keywords)
-    owned.mark_own(cls)
-    return cls
-
-
 def _matchable(find: Any) -> Any:
     """The class in a pattern with positional parts, once it is sure what those will read."""
     try:
@@ -170,8 +148,8 @@ class _Compiled:
     __manyhands_frozen__ = True
 
     def __init__(self, source: str, mode: str) -> None:
-        self._source = source
-        self._mode = mode
+        self._source = str.__str__(source)
+        self._mode = "eval" if mode == "eval" else "exec"
 
 
 def _compile(source: Any, filename: str = "<string>", mode: str = "exec", *_: Any, **__: Any) -> _Compiled:
@@ -183,7 +161,7 @@ def _compile(source: Any, filename: str = "<string>", mode: str = "exec", *_: An
 
 
 def _source(source: Any) -> str:
-    if isinstance(source, _Compiled):
+    if type(source) is _Compiled:
         return source._source
     if isinstance(source, (bytes, bytearray)):
         return bytes(source).decode()
@@ -193,7 +171,7 @@ def _source(source: Any) -> str:
 
 
 def _eval(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
-    mode = source._mode if isinstance(source, _Compiled) else "eval"
+    mode = source._mode if type(source) is _Compiled else "eval"
     return current_step().session.execute(_source(source).strip(" \t"), mode, globals, locals)
 
 
@@ -217,7 +195,13 @@ def _import_star(module: str) -> None:
 def _dunder_import(
     name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
 ) -> Any:
-    return current_step().session.modules.load(owned.plain_name(name), whole=bool(fromlist))
+    step = current_step()
+    if type(globals) is dict and globals.get("__builtins__") is step.namespace["__builtins__"]:
+        # A function of C, called by the code, imports something for itself: it takes it from sys.modules afterwards.
+        # The code cannot come here, it has no way to get at its real namespace.
+        importlib.import_module(name)
+        return None
+    return step.session.modules.load(owned.plain_name(name), whole=bool(fromlist))
 
 
 class _Open:
@@ -269,7 +253,10 @@ _TWINS: dict[str, Any] = {
     "input": _input,
     "exit": _exit,
     "quit": _exit,
-    "__build_class__": _build_class,
+    "__build_class__": classes.build_class,
+    "type": classes.Type,
+    "$super": classes.guarded_super,
+    "$typeof": classes.typeof,
     "__import__": _dunder_import,
     DUE: True,  # where a namespace was emptied, its code is outside
     "$groups": BaseExceptionGroup,
@@ -282,7 +269,6 @@ _TWINS: dict[str, Any] = {
     "$items": iterators.collected,
     "$locals": builtins.locals,
     "$names": _names,
-    "$maketype": _make_type,
     "$matchable": _matchable,
     "$import": _import,
     "$importfrom": _import_from,
@@ -290,5 +276,5 @@ _TWINS: dict[str, Any] = {
 }
 
 for _name, _value in list(_TWINS.items()):
-    if _name.isidentifier() and hasattr(_value, "__qualname__"):
+    if _name.isidentifier() and hasattr(_value, "__qualname__") and _value is not classes.Type:
         _value.__qualname__ = _value.__name__ = _name

@@ -11,24 +11,28 @@ import contextlib
 import copy as library_copy
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 import operator
-import queue
 import random
 import re
 import string
+import sys
 import time
+import traceback
 import types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from manyhands.executors.local import aio, copying, guards, iterators, policy
+from manyhands.executors.local import aio, classes, copying, explain, guards, iterators, owned, policy
 from manyhands.executors.local.formatting import GuardedFormatter
+from manyhands.executors.local.logs import LOGGING
 from manyhands.executors.local.patterns import check_pattern
 from manyhands.executors.local.policy import words
+from manyhands.executors.local.queues import QUEUES
 from manyhands.executors.local.switch import current_step, sleep
 from manyhands.executors.local.tools import plain
 
@@ -38,7 +42,7 @@ Members = Mapping[str, Any]
 TOOLBOX = words(
     """
         abc asyncio bisect collections.abc contextlib copy dataclasses decimal enum fractions
-        functools heapq json numbers operator string textwrap typing __future__
+        functools heapq json numbers operator string textwrap typing warnings __future__
         """
 )
 
@@ -86,6 +90,7 @@ def _make_dataclass(cls_name: Any, fields: Iterable[Any], **options: Any) -> Any
     for name in options.get("namespace") or {}:
         if policy.is_dunder(owned.plain_name(name)) and name not in policy.DEFINABLE:
             raise owned.deny(name)
+    classes.check_bases(options.get("bases", ()))
     made = dataclasses.make_dataclass(plain(cls_name), known, **options)
     owned.mark_own(made)
     return made
@@ -180,6 +185,10 @@ class Formatter(GuardedFormatter):
         super().__init__(guards.get)
 
 
+Formatter.__module__ = "string"
+classes.allow_base(Formatter)
+
+
 def _type_hints(obj: Any, *_: Any, **__: Any) -> dict[str, Any]:
     """``typing.get_type_hints`` that leaves annotations that are texts as they are."""
     hints: dict[str, Any] = {}
@@ -189,6 +198,81 @@ def _type_hints(obj: Any, *_: Any, **__: Any) -> dict[str, Any]:
                 vars(part).get("__annotations__", {}) if isinstance(part, type) else part.__annotations__
             )
     return hints
+
+
+def _on_own(decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A decorator that sets attributes on what it is given: only on what the code has made."""
+
+    def call(target: Any, /) -> Any:
+        if not (owned.is_own(target) or owned.is_own_function(target)):
+            raise owned.Denied(f"{call.__name__}() takes functions and classes of this code only.")
+        return decorate(target)
+
+    call.__name__ = call.__qualname__ = decorate.__name__
+    return call
+
+
+def _same(target: Any) -> Any:
+    """A decorator for type checkers, which are not here."""
+    return target
+
+
+def _overload(function: Any) -> Any:
+    """``typing.overload`` without its registry, which all code of the process would share."""
+
+    def placeholder(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("You should not call an overloaded function.")
+
+    return placeholder
+
+
+def _typing(real: types.ModuleType) -> Members:
+    found = dict(_without("ForwardRef", "evaluate_forward_ref", "get_overloads", "clear_overloads")(real))
+    found.update(dict.fromkeys(("final", "override", "no_type_check", "no_type_check_decorator"), _same))
+    found.update(
+        get_type_hints=_type_hints,
+        overload=_overload,
+        dataclass_transform=lambda **_: _same,
+        runtime_checkable=_on_own(typing.runtime_checkable),
+        Type=classes.Type,
+        get_origin=lambda hint: classes.shown_class(typing.get_origin(hint)),
+        get_args=lambda hint: tuple(map(classes.shown_class, typing.get_args(hint))),
+    )
+    return found
+
+
+def _signature(function: Any, **_: Any) -> Any:
+    if not (owned.is_own_function(function) or owned.is_own(function) or callable(function)):
+        raise TypeError(f"{function!r} is not a callable object")
+    target = function if owned.is_own_function(function) or owned.is_own(function) else None
+    if target is None:
+        raise ValueError("only functions of this code have a signature here")
+    return inspect.signature(target)
+
+
+def _getdoc(obj: Any) -> str | None:
+    doc = getattr(obj, "__doc__", None)
+    return inspect.cleandoc(doc) if type(doc) is str else None
+
+
+def _format_exc(*_: Any, **__: Any) -> str:
+    error = sys.exc_info()[1]
+    return "NoneType: None\n" if error is None else "".join(_format_exception(error))
+
+
+def _format_exception(error: Any, value: Any = None, *_: Any, **__: Any) -> list[str]:
+    """Type, text and the lines of the code; no line of the executor's own."""
+    error = error if value is None else value
+    lines = [
+        f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == explain.FILENAME
+    ]
+    return ["Traceback (most recent call last):\n", *lines, *traceback.format_exception_only(error)]
+
+
+def _print_exc(*_: Any, file: Any = None, **__: Any) -> None:
+    (current_step().output if file is None else file).write(_format_exc())
 
 
 @contextlib.contextmanager
@@ -258,38 +342,6 @@ def _random_function(name: str) -> Any:
 
 def _sleep(seconds: float, /) -> None:
     sleep(seconds)
-
-
-def _patiently(
-    attempt: Callable[[], Any], problem: type[Exception], block: bool, timeout: float | None
-) -> Any:
-    end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        try:
-            return attempt()
-        except problem:
-            if not block or (end is not None and time.monotonic() >= end):
-                raise
-        sleep(0.002)
-
-
-def _make_queue(base: type) -> Any:
-    """A queue whose waiting lets the other strands work."""
-
-    def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
-        return _patiently(lambda: base.get(self, False), queue.Empty, block, timeout)  # type: ignore[attr-defined]
-
-    def put(self: Any, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        _patiently(lambda: base.put(self, item, False), queue.Full, block, timeout)  # type: ignore[attr-defined]
-
-    def join(self: Any) -> None:
-        while self.unfinished_tasks:
-            sleep(0.002)
-
-    return type(base.__name__, (base,), {"get": get, "put": put, "join": join, "__module__": "queue"})
-
-
-_QUEUES = {name: _make_queue(getattr(queue, name)) for name in ("Queue", "LifoQueue", "PriorityQueue")}
 
 
 def _checked_re(name: str) -> Any:
@@ -419,11 +471,19 @@ CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
     "decimal": _decimal,
     "enum": _without("global_enum", "_simple_enum"),
     "functools": _replacing(
+        total_ordering=_on_own(functools.total_ordering),
         update_wrapper=_update_wrapper, wraps=_wraps, singledispatch=_Dispatcher, singledispatchmethod=_Dispatcher
+    ),
+    "gc": _only("isenabled", "get_count", "get_threshold", collect=lambda generation=2: 0, enable=_nothing, disable=_nothing),
+    "inspect": _only(
+        "Parameter", "cleandoc", "isabstract", "isasyncgen", "isasyncgenfunction", "isawaitable", "isbuiltin", "isclass",
+        "iscoroutine", "iscoroutinefunction", "isdatadescriptor", "isfunction", "isgenerator", "isgeneratorfunction",
+        "ismethod", "ismodule", "isroutine", getdoc=_getdoc, signature=_signature,
     ),
     "io": _only("StringIO", "BytesIO", "SEEK_SET", "SEEK_CUR", "SEEK_END", "UnsupportedOperation"),
     "itertools": lambda real: _ITERTOOLS,
     "json": _without(),
+    "logging": lambda real: LOGGING,
     "math": _math,
     "operator": _replacing(
         attrgetter=_Getter,
@@ -438,7 +498,7 @@ CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
         imod=guards.modulo,
     ),
     "pprint": _only("pformat", "PrettyPrinter", "isreadable", "isrecursive", "saferepr", pprint=_pprint, pp=_pprint),
-    "queue": lambda real: {**_QUEUES, "Empty": queue.Empty, "Full": queue.Full, "SimpleQueue": _QUEUES["Queue"]},
+    "queue": lambda real: QUEUES,
     "random": lambda real: _RANDOMS,
     "re": _re,
     "statistics": _statistics,
@@ -450,7 +510,9 @@ CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
     ),
     "time": _replacing(sleep=_sleep, tzset=_nothing),
     "types": _only("SimpleNamespace", "GenericAlias", "NoneType", "UnionType", "MappingProxyType", "EllipsisType"),
-    "typing": _replacing(get_type_hints=_type_hints),
+    "traceback": _only("format_exception_only", format_exc=_format_exc, print_exc=_print_exc,
+                       format_exception=_format_exception),
+    "typing": _typing,
     "warnings": _replacing(
         warn=_nothing, warn_explicit=_nothing, simplefilter=_nothing, filterwarnings=_nothing,
         resetwarnings=_nothing, showwarning=_nothing, formatwarning=_nothing, catch_warnings=_Ignoring,
@@ -478,7 +540,7 @@ _NUMPY_FILES = words(
 HIDDEN: dict[str, frozenset[str]] = {
     # Hooks and settings of the whole process: whoever authorizes these modules means their other functions.
     "threading": words(
-        "settrace setprofile settrace_all_threads setprofile_all_threads excepthook stack_size"
+        "settrace setprofile settrace_all_threads setprofile_all_threads excepthook main_thread enumerate stack_size"
     ),
     "signal": words("signal set_wakeup_fd setitimer alarm pthread_sigmask siginterrupt"),
     "atexit": words("register unregister"),
@@ -496,31 +558,9 @@ HIDDEN: dict[str, frozenset[str]] = {
             """
     )
     - {"option_context", "errors"},
-    "inspect": words(
-        """
-            currentframe stack trace getframeinfo getinnerframes getouterframes getclosurevars
-            getgeneratorlocals getcoroutinelocals getattr_static getmembers getmembers_static unwrap
-            getasyncgenlocals walktree get_annotations signature getcallargs
-            """
-    ),
-    "logging": words(
-        """
-            Formatter StrFormatStyle StringTemplateStyle PercentStyle makeLogRecord
-            BufferingFormatter basicConfig disable shutdown setLoggerClass setLogRecordFactory
-            FileHandler captureWarnings root config handlers
-            """
-    ),  # fmt: skip
     "codecs": frozenset({"register", "register_error", "open", "unregister"}),
     "copyreg": frozenset(
         {"pickle", "constructor", "add_extension", "dispatch_table", "clear_extension_cache"}
-    ),
-    "traceback": frozenset({"walk_stack", "walk_tb", "extract_stack", "print_stack", "StackSummary"}),
-    "gc": words("get_objects get_referrers get_referents callbacks disable freeze set_debug set_threshold"),
-    # Hooks of the process: they would run code of the agent in every thread, after its step too.
-    "threading": words(
-        """
-        settrace setprofile settrace_all_threads setprofile_all_threads excepthook main_thread enumerate stack_size
-        """
     ),
 }
 
@@ -538,6 +578,8 @@ SUBSTITUTES: dict[Any, Any] = {
     string.Formatter: Formatter,
     time.sleep: _sleep,
     typing.get_type_hints: _type_hints,
+    typing.Type: classes.Type,
+    functools.total_ordering: _on_own(functools.total_ordering),
     library_copy.copy: copying.copy,
     library_copy.deepcopy: copying.deepcopy,
     contextlib.redirect_stdout: _redirect_stdout,

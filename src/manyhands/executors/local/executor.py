@@ -17,7 +17,7 @@ from manyhands.executors.local.aio import await_value
 from manyhands.executors.local.builtins import base_builtins
 from manyhands.executors.local.concurrency import TaskNames
 from manyhands.executors.local.modules import BASE_BUILTIN_MODULES, Modules
-from manyhands.executors.local.output import Output
+from manyhands.executors.local.output import Output, shown
 from manyhands.executors.local.rewrite import DUE, RESULT, Forbidden, Rewriter
 from manyhands.executors.local.switch import Finished, Step, Stop, Strand, TimeUp, current_step, drive
 from manyhands.executors.local.tools import ToolFunction
@@ -49,6 +49,8 @@ class Shared:
 
     def program(self, source: str, mode: str, tools: frozenset[str]) -> CodeType:
         """Compiled code of ``source``; the same source is rewritten once."""
+        if type(source) is not str:
+            raise TypeError("source must be a plain string")  # it is a key that other runs look up
         key = (source, mode, tools)
         with self._lock:
             found = self._programs.get(key)
@@ -139,6 +141,8 @@ class LocalPythonExecutor(PythonExecutor):
         self._decimal: Any = None
         self._numpy_random: Any = None
         self._busy = False
+        #: From which level on ``logging`` prints.
+        self.log_level = 30
 
     def spawn(self) -> LocalPythonExecutor:
         """Return an executor with the same configuration and tools of its own, for another run."""
@@ -154,7 +158,7 @@ class LocalPythonExecutor(PythonExecutor):
 
     def send_variables(self, variables: Mapping[str, Any]) -> None:
         """Set variables of the code."""
-        self.state.update(variables)
+        self.state.update({name: self.modules.shown(value) for name, value in variables.items()})
 
     async def acall(self, code: str) -> CodeOutput:
         """Run ``code`` and return its last value and prints.
@@ -199,12 +203,12 @@ class LocalPythonExecutor(PythonExecutor):
                 await step.end_children()
         logs = step.output.text()
         if step.stop is Finished:
-            return CodeOutput(step.answer, logs, True)
+            return CodeOutput(step.answer, logs, True, step.shown)
         if step.stop is TimeUp:
             raise ExecutionTimeoutError(self._timeout_text(), logs=logs)
         if outcome.error is not None:
             raise self._failure(step, outcome.error, code, logs)
-        return CodeOutput(outcome.value, logs, False)
+        return CodeOutput(outcome.value, logs, False, step.shown)
 
     def _timeout_text(self) -> str:
         return f"Code execution exceeded the maximum execution time of {self.timeout_seconds} seconds"
@@ -303,6 +307,7 @@ class Outcome:
             if pending is not None:
                 await_value(pending)
             self.value = namespace.pop(RESULT, None)
+            self.step.shown = shown(self.value)
         except Stop:
             self.step.halt(TimeUp if self.step.stop is None else self.step.stop)
         except BaseException as error:

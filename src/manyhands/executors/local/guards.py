@@ -10,7 +10,7 @@ from typing import Any
 
 from manyhands.executors.local import datalibs, policy
 from manyhands.executors.local.formatting import bound_format, bound_format_map, check_spec, has_wide_number
-from manyhands.executors.local.classes import shown_class
+from manyhands.executors.local.classes import shown_class, shown_classes
 from manyhands.executors.local.owned import (
     Denied,
     deny,
@@ -166,8 +166,19 @@ def _is_showable(key: str) -> bool:
 
 def _read_bases(obj: Any, name: str) -> Any:
     if isinstance(obj, type) and is_own_class(obj):
-        return getattr(obj, name)
+        found = getattr(obj, name)
+        return tuple(shown_classes(found)) if type(found) is tuple else shown_class(found)
     raise deny(name)
+
+
+def _read_class(obj: Any, name: str) -> Any:
+    return shown_class(obj.__class__)
+
+
+def _read_parts(obj: Any, name: str) -> Any:
+    """``__origin__`` and ``__args__`` of type hints."""
+    found = getattr(obj, name)
+    return tuple(map(shown_class, found)) if type(found) is tuple else shown_class(found)
 
 
 def _read_mro(obj: Any, name: str) -> Any:
@@ -175,7 +186,7 @@ def _read_mro(obj: Any, name: str) -> Any:
         return getattr(obj, name)
     if not is_own_class(obj):
         raise deny(name)
-    return obj.mro
+    return lambda: shown_classes(mro_of(obj))
 
 
 def _read_annotations(obj: Any, name: str) -> Any:
@@ -211,7 +222,9 @@ def _read_traceback(obj: Any, name: str) -> Any:
 
 
 def _read_get(obj: Any, name: str) -> Any:
-    if is_own_function(obj) or is_own(obj) or isinstance(obj, (property, staticmethod, classmethod)):
+    """A descriptor of the host would look for its values in the dictionary of whatever object it is given."""
+    is_plain = type(obj) in (property, staticmethod, classmethod)
+    if is_plain or is_own_function(obj) or (is_own(obj) and not _is_inherited_from_host(obj, name)):
         return getattr(obj, name)
     raise deny(name)
 
@@ -552,6 +565,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 _SPECIAL: MappingProxyType[str, Getter] = MappingProxyType(
     {
+        "__class__": _read_class,
+        "__origin__": _read_parts,
+        "__args__": _read_parts,
         "__dict__": _read_dict,
         "__bases__": _read_bases,
         "__mro__": _read_bases,

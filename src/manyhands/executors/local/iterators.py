@@ -14,7 +14,7 @@ from manyhands.executors.local.policy import MAX_ITEMS
 from manyhands.executors.local.switch import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: Items between two checkpoints.
 _PIECE = 2048
@@ -40,7 +40,7 @@ def _pieces(iterator: Iterator[Any], limit: float) -> Iterator[Iterator[Any]]:
 
 def interruptible(iterator: Iterator[Any], limit: float = float("inf")) -> Iterator[Any]:
     """The same items, with checkpoints."""
-    return itertools.chain.from_iterable(_pieces(iterator, limit))
+    return _chained(_pieces(iterator, limit))
 
 
 def limited(value: Any) -> Any:
@@ -148,11 +148,24 @@ _LAZY = ("accumulate", "chain", "compress", "dropwhile", "filterfalse", "groupby
          "zip_longest", "pairwise")  # fmt: skip
 
 
+_Chain: Any = _nested(itertools.chain)
+
+
+def _chained(pieces: Iterable[Any]) -> Any:
+    """``chain.from_iterable``: the class of what it gives builds no deep nest either."""
+    made = super(_Chain, _Chain).from_iterable(limited(pieces))
+    made.depth = _depth_of((pieces,))
+    return made
+
+
+_Chain.from_iterable = staticmethod(_chained)
+
+
 def itertools_members() -> dict[str, Any]:
     """The members of ``itertools`` for the code."""
     members: dict[str, Any] = {name: _endless(getattr(itertools, name)) for name in ENDLESS}
     members.update({name: _nested(getattr(itertools, name)) for name in _LAZY})
-    members["chain"].from_iterable = staticmethod(itertools.chain.from_iterable)
+    members["chain"] = _Chain
     members["tee"] = itertools.tee
     if hasattr(itertools, "batched"):
         members["batched"] = _nested(itertools.batched)

@@ -7,11 +7,12 @@ import importlib.util
 import sys
 import threading
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_in_thread
 from manyhands.errors import InterpreterError
-from manyhands.executors.local import datalibs, guards
+from manyhands.executors.local import classes, datalibs, guards, owned
 from manyhands.executors.local.curated import CURATED, HIDDEN, SUBSTITUTES, TOOLBOX
 from manyhands.executors.local.policy import ImportPolicy
 from manyhands.executors.local.switch import wait_tool
@@ -34,17 +35,17 @@ class ModuleView(types.ModuleType):
     def __init__(self, real: types.ModuleType, modules: Modules) -> None:
         super().__init__(real.__name__, real.__doc__)
         fill = object.__getattribute__(self, "__dict__")
-        fill["$real"] = real
-        fill["$modules"] = modules
+        # Beside the view and not in it: whatever reads the dictionary of a view finds members for the code only.
+        _behind[self] = (real, modules)
         version = getattr(real, "__version__", None)
         if isinstance(version, str):
             fill["__version__"] = version
 
     def __getattr__(self, name: str) -> Any:
-        own = object.__getattribute__(self, "__dict__")
-        value, keep = own["$modules"].find(own["$real"], name)
+        real, modules = _behind[self]
+        value, keep = modules.find(real, name)
         if keep:
-            own[name] = value
+            object.__getattribute__(self, "__dict__")[name] = value
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -56,11 +57,14 @@ class ModuleView(types.ModuleType):
         )
 
     def __dir__(self) -> list[str]:
-        own = object.__getattribute__(self, "__dict__")
-        return own["$modules"].names(own["$real"])  # type: ignore[no-any-return]
+        real, modules = _behind[self]
+        return modules.names(real)
 
     def __repr__(self) -> str:
         return f"<module '{self.__name__}'>"
+
+
+_behind: weakref.WeakKeyDictionary[ModuleView, tuple[types.ModuleType, Modules]] = weakref.WeakKeyDictionary()
 
 
 class Modules:
@@ -135,7 +139,7 @@ class Modules:
     def public(self, module: str) -> Mapping[str, Any]:
         """The members for ``from module import *``."""
         view = self._load(module)
-        names = self.names(object.__getattribute__(view, "__dict__")["$real"])
+        names = self.names(_behind[view][0])
         return {name: getattr(view, name) for name in names if hasattr(view, name)}
 
     def _view(self, real: types.ModuleType, name: str | None = None) -> ModuleView:
@@ -145,6 +149,20 @@ class Modules:
             if view is None:
                 view = self._views[key] = ModuleView(real, self)
         return view
+
+    def gives_whole(self, name: str) -> bool:
+        """True for a module that is authorised by its name, and given as it is."""
+        return name not in TOOLBOX and name not in CURATED and name not in BASE_BUILTIN_MODULES and (
+            self.policy.allows(name)
+        )  # fmt: skip
+
+    def shown(self, value: Any) -> Any:
+        """A value of the host for the code: modules become views."""
+        if not isinstance(value, types.ModuleType) or isinstance(value, ModuleView):
+            return value
+        if self._may_import(value.__name__):
+            return self._view(value)
+        raise owned.Denied(f"Forbidden access to module: {value.__name__}")
 
     # --- members -------------------------------------------------------------------------------
 
@@ -181,6 +199,8 @@ class Modules:
             return self._submodule(real, name, value), True
         if real.__name__.partition(".")[0] in ("numpy", "pandas"):
             value = datalibs.member(real.__name__, name, value)
+        if isinstance(value, type):
+            value = classes.shown_class(value)
         try:
             value = SUBSTITUTES.get(value, value)
         except TypeError:  # not hashable

@@ -8,6 +8,11 @@ from typing import Any
 
 #: Characters of printed text that are kept unless the executor is told otherwise.
 DEFAULT_MAX_PRINT = 50_000
+#: Characters of a value's text; the agent's loop shows a model fewer.
+MAX_SHOWN = 100_000
+#: Items at each end of a long sequence, and in all containers of a value together.
+_END = 20_000
+_MAX_ITEMS = 100_000
 
 
 def cut(text: str, limit: int) -> str:
@@ -76,9 +81,36 @@ class _Brief(reprlib.Repr):
         self.maxstring = self.maxother = self.maxlong = 2000
 
 
-def brief(value: Any) -> str:
-    """A short text for ``value`` that is always made, whatever its ``__repr__`` does."""
+def shown(value: Any) -> str:
+    """The text of a value, in bounded time and size; to be made while its code runs.
+
+    Afterwards the ``__str__`` and ``__repr__`` of the code's own classes do nothing any more.
+    """
     try:
-        return _Brief().repr(value)
+        if _is_small(value):
+            return cut(str.__str__(str(value)), MAX_SHOWN)
+        return cut(_ends(value) if type(value) in (list, tuple) else _Brief().repr(value), MAX_SHOWN)
     except Exception as error:
-        return f"<{type(value).__name__} object, not shown: {type(error).__name__}>"
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def _ends(value: Any) -> str:
+    """The first and the last items of a long sequence: the rest would not be shown."""
+    first, last = value[:_END], value[max(_END, len(value) - _END) :]
+    if not _is_small(first) or not _is_small(last):
+        return _Brief().repr(value)
+    return repr(first)[:-1] + ", " + _gap(MAX_SHOWN).strip() + ", " + repr(last)[1:]
+
+
+def _is_small(value: Any) -> bool:
+    """True when all containers in ``value`` together hold few items."""
+    left, waiting = _MAX_ITEMS, [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) not in (list, tuple, set, frozenset, dict):
+            continue
+        left -= len(one) + 1
+        if left < 0:
+            return False
+        waiting.extend(one if type(one) is not dict else one.values())
+    return True

@@ -48,7 +48,8 @@ PLAIN_DUNDERS = words(
 
 #: Those of them whose C form does work that has to be bounded, or that reach further: the guard looks at the object.
 _GUARDED_PLAIN = frozenset({"__mul__", "__rmul__", "__imul__", "__pow__", "__rpow__", "__ipow__", "__lshift__",
-                            "__rlshift__", "__ilshift__", "__format__", "__cause__", "__module__"})  # fmt: skip
+                            "__rlshift__", "__ilshift__", "__format__", "__cause__", "__module__", "__class__",
+                            "__origin__", "__args__"})  # fmt: skip
 
 #: Read without a guard. Everything else with a leading underscore is asked at run time.
 FREE_DUNDERS = PLAIN_DUNDERS - _GUARDED_PLAIN

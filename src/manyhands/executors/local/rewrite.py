@@ -204,6 +204,8 @@ class Rewriter:
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if isinstance(node.ctx, ast.Load):
             self.check_name(node.id, node)
+            if node.id == "super" and "super" not in self.stored:
+                return self.load("$super", node)
         elif node.id != RESULT:
             self.bind(node.id, node)
         return node
@@ -218,11 +220,18 @@ class Rewriter:
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         if not isinstance(node.ctx, ast.Load):
             return self._attribute_target(node)
-        value = self.visit(node.value)
+        value = self._class_of(node) or self.visit(node.value)
         if policy.attribute_is_free(node.attr) or self._is_mine(node):
             return ast.Attribute(value, node.attr, node.ctx, **where(node))
         name = policy.mangle(node.attr, self.owner())
         return self.call("$getattr", node, value, self.text(name, node))
+
+    def _class_of(self, node: ast.Attribute) -> ast.expr | None:
+        """The ``x.__class__`` of ``x.__class__.__name__``: of a text nothing more can be read than the text."""
+        inner = node.value
+        if not isinstance(inner, ast.Attribute) or inner.attr != "__class__" or node.attr != "__name__":
+            return None
+        return ast.Attribute(self.visit(inner.value), inner.attr, ast.Load(), **where(inner))
 
     def _is_mine(self, node: ast.Attribute) -> bool:
         """``self._x`` in a method: the prologue of the method has seen that ``self`` is an object of the code."""
@@ -405,8 +414,10 @@ class Rewriter:
         if name in ("locals", "vars", "dir") and not node.args:
             return self.call("$names", node, self.call("$locals", node), self.text(name, node))
         in_function = any(scope.kind == "function" for scope in self.scopes)
-        if name == "type" and len(node.args) > 1:
-            return ast.Call(self.load("$maketype", node), self.visits(node.args), [], **where(node))
+        if name == "super" and not node.args:
+            return node  # CPython finds class and object by itself
+        if name == "type" and len(node.args) == 1 and not isinstance(node.args[0], ast.Starred):
+            return self.call("$typeof", node, self.visit(node.args[0]))
         if name in ("eval", "exec") and len(node.args) == 1 and in_function:
             here = self.call("$names", node, self.call("$locals", node), self.text("locals", node))
             return ast.Call(

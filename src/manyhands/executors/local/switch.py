@@ -122,6 +122,8 @@ class Step:
         self.cpu = 0.0
         self.stop: type[Stop] | None = None
         self.answer: Any = None
+        #: The text of the answer.
+        self.shown: str | None = None
         #: Errors of tools as the code sees them, with the originals.
         self.origins: dict[int, tuple[BaseException, BaseException]] = {}
         self.strands: set[Strand] = set()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_user
 from manyhands.executors.local import explain
+from manyhands.executors.local.output import shown
 from manyhands.executors.local.switch import Finished, Step, Stop, current_step, wait_tool
 
 if TYPE_CHECKING:
@@ -56,16 +57,20 @@ class ToolFunction:
         self._target = target
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        step = current_step()
         call = invoke(self._target, plain(args), plain(kwargs))
+        failed: BaseException | None = None
         try:
             value = wait_tool(call)
         except Stop:
             raise
         except BaseException as error:
-            raise cleaned(error, current_step()) from None
+            failed = cleaned(error, step)
+        if failed is not None:
+            raise failed  # out here, where the error of the tool is not its context
         if self.__name__ == FINAL_ANSWER:
             finish(value)
-        return value
+        return step.session.modules.shown(value)
 
     def __repr__(self) -> str:
         return f"<tool {self.__name__}>"
@@ -74,6 +79,7 @@ class ToolFunction:
 def finish(value: Any) -> None:
     """End the step with ``value`` as its answer."""
     step = current_step()
+    step.shown = shown(value)
     step.answer = value
     step.halt(Finished)
     raise Finished

@@ -1,0 +1,125 @@
+"""The limits that a model behind an API carries itself: what its constructor takes, put around its requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from manyhands.errors import RateLimitError
+from manyhands.limits.limited import LimitedModel
+from manyhands.limits.retry import LIMITER_KNOWS, RetryingModel, RetryPolicy
+from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
+from manyhands.models.base import ask
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from manyhands.messages import ChatMessage, ChatMessageStreamDelta
+
+# Seconds that a key rests after a refusal that names no time.
+UNASKED_PAUSE = 1.0
+
+
+class Bare(ModelWrapper):
+    """The requests of a model as they are, without the limits that it carries."""
+
+    async def agenerate(self, messages: list[ChatMessage], *args: Any, **kwargs: Any) -> ChatMessage:
+        """Make the request."""
+        reply: ChatMessage = await self.model.request(messages, *args, **kwargs)
+        return reply
+
+    def agenerate_stream(
+        self, messages: list[ChatMessage], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ChatMessageStreamDelta]:
+        """Make the request, for a reply in pieces."""
+        pieces: AsyncIterator[ChatMessageStreamDelta] = self.model.request_stream(messages, *args, **kwargs)
+        return pieces
+
+
+class PoliteModel(ModelWrapper):
+    """Goes through a rate limiter from the first refusal on; until then it costs next to nothing.
+
+    Models with one key share that limiter: a ``Retry-After`` that one of them is told holds all of them, once.
+
+    Args:
+        model: The model.
+        limits: Arguments of :class:`~manyhands.limits.limited.LimitedModel`; with any, it counts from the start.
+    """
+
+    def __init__(self, model: Any, **limits: Any) -> None:
+        super().__init__(model)
+        self._limited = LimitedModel(model, **limits) if limits else None
+
+    async def agenerate(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
+        """Ask for a reply."""
+        options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
+        if self._limited is not None:
+            return await ask(self._limited, messages, **options)
+        try:
+            return await ask(self.model, messages, **options)
+        except RateLimitError as error:
+            self._refused(error)
+            raise
+
+    async def agenerate_stream(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatMessageStreamDelta]:
+        """Ask for a reply in pieces."""
+        options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
+        try:
+            async with closing_stream(self._limited or self.model, messages, options) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except RateLimitError as error:
+            self._refused(error)
+            raise
+
+    def _refused(self, error: RateLimitError) -> None:
+        """From now on wait in the line of the key, which rests as long as the provider asks."""
+        if getattr(error, LIMITER_KNOWS, False):
+            return
+        self._limited = self._limited or LimitedModel(self.model)
+        self._limited.rate.pause(UNASKED_PAUSE if error.retry_after is None else error.retry_after)
+        vars(error)[LIMITER_KNOWS] = True
+
+
+def polite(
+    model: Any,
+    *,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    max_concurrency: int | None = None,
+    retry: bool | RetryPolicy = True,
+) -> ModelWrapper | None:
+    """Return the requests of ``model`` with its limits and retries around them, ``None`` if it has none.
+
+    Args:
+        model: The model; it has ``request`` and ``request_stream``.
+        requests_per_minute: Most requests in any minute.
+        tokens_per_minute: Most tokens in any minute, prompts and replies together.
+        max_concurrency: Most requests under way at once.
+        retry: Whether, or by which policy, to ask again after errors that may pass.
+    """
+    limits = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "max_concurrency": max_concurrency,
+    }
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given and not retry:
+        return None
+    gate = PoliteModel(Bare(model), **given)
+    if not retry:
+        return gate
+    return RetryingModel(gate, retry if isinstance(retry, RetryPolicy) else None)
