@@ -1,5 +1,6 @@
 # make demo     a few hundred agents at work, without a key: begin here
 # make test     the tests
+# make test-live  the tests that ask real providers, with the keys in your environment
 # make check    format, lint, types
 # make bench    the benchmarks
 # make docs     the documentation, as web pages in site/
@@ -13,7 +14,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test test-live check bench docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -23,6 +24,9 @@ demo: $(STAMPS)/package
 
 test: $(STAMPS)/test
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-live: $(STAMPS)/test
+	@MANYHANDS_LIVE=1 $(BIN)/python -m pytest tests/models -k live $(ARGS)
 
 check: $(STAMPS)/check
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """The local executor against plain ``exec`` and, if it is installed, smolagents' executor.
 
-Run it: ``python benchmarks/executor.py``. All figures of one table come from one process, so read them as ratios.
+Run it: ``python benchmarks/executor.py``. All figures of one table come from one process, so read them as
+ratios.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ PROGRAMS = {
     "loop": "total = 0\nfor i in range(300_000):\n    total += i & 7\ntotal",
     "while": "i = 0\nwhile i < 300_000:\n    i += 1\ni",
     "recursion": "def fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\nfib(24)",
-    "comprehension": "total = 0\nfor _ in range(30):\n    total += len([x + 1 for x in range(10_000) if x & 1])\ntotal",
+    "comprehension": "total = 0\nfor _ in range(30):\n    total += len([x + 1 for x in "
+    "range(10_000) if x & 1])\ntotal",
     "dict counting": (
         "words = ['a', 'b', 'c', 'd'] * 40_000\ncounts = {}\nfor w in words:\n"
         "    counts[w] = counts.get(w, 0) + 1\ncounts['a']"
     ),
-    "string building": "parts = []\nfor i in range(100_000):\n    parts.append(f'{i}:{i % 7}')\nlen(','.join(parts))",
+    "string building": "parts = []\nfor i in range(100_000):\n    parts.append(f'{i}:{i % 7}')\n"
+    "len(','.join(parts))",
     "method calls": (
-        "class Counter:\n    def __init__(self):\n        self.n = 0\n    def add(self, k):\n        self.n += k\n"
+        "class Counter:\n    def __init__(self):\n        self.n = 0\n    def add(self, k):\n"
+        "        self.n += k\n"
         "        return self\nc = Counter()\nfor i in range(150_000):\n    c.add(i)\nc.n"
     ),
     "lambda sort": "xs = [(i * 7919) % 100_003 for i in range(60_000)]\nsorted(xs, key=lambda x: -x)[0]",

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -507,6 +508,22 @@ def run_sync(awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
         KeyboardInterrupt: Ctrl-C; the work has been cancelled.
     """
     return _place().run(_within(timeout, awaitable))
+
+
+def run_in_background(coro: Coroutine[Any, Any, T]) -> T:
+    """Run async work on the one loop that also runs between calls, and return its result.
+
+    For what has to be tended after the call is over, such as a lease; else :func:`run_sync` is quicker.
+
+    Args:
+        coro: The work; Ctrl-C cancels it.
+    """
+    return _loop_thread.run(coro)
+
+
+def start_in_background(coro: Coroutine[Any, Any, T]) -> Future[T]:
+    """Start async work on the loop of :func:`run_in_background`, from any thread, without waiting."""
+    return asyncio.run_coroutine_threadsafe(coro, _loop_thread._started())
 
 
 _END = object()

@@ -624,6 +624,24 @@ def test_one_model_serves_loop_after_loop_and_sync_code() -> None:
     assert AmazonBedrockServerModel is AmazonBedrockModel
 
 
+async def test_it_keeps_its_limits() -> None:
+    class Counting:
+        running = most = 0
+
+        async def converse(self, **request: Any) -> Any:
+            assert request.keys() == {"modelId", "messages", "system"}
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0.02)
+            self.running -= 1
+            return {"output": {"message": {"content": [{"text": "Hello"}]}}, "usage": USAGE}
+
+    client = Counting()
+    asked = AmazonBedrockModel(MODEL, client=client, max_concurrency=2, requests_per_minute=6000)
+    await asyncio.gather(*(asked.agenerate(TASK) for _ in range(6)))
+    assert client.most == 2
+
+
 async def test_a_sync_client_never_runs_on_the_loop_and_an_async_one_never_in_a_thread() -> None:
     seen: list[str] = []
     answer = {"output": {"message": {"content": [{"text": "Hello"}]}}, "usage": USAGE}

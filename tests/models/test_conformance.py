@@ -592,6 +592,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.retries
 @pytest.mark.parametrize("preset", [False, True])
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("kind", [ToolCallingAgent, CodeAgent])

@@ -190,6 +190,16 @@ async def test_a_hundred_and_fifty_calls_at_once_are_all_in_flight() -> None:
 
 
 @needs_hub
+async def test_it_keeps_its_limits() -> None:
+    async with SimulatedProvider(policy=lambda _: "Hello!", latency=0.05, record=1) as provider:
+        asked = model(provider.base_url, max_concurrency=2, requests_per_minute=6000)
+        replies = await asyncio.gather(*(asked.agenerate(TASK, timeout=5) for _ in range(6)))
+        assert {reply.content for reply in replies} == {"Hello!"}
+        assert provider.stats.peak_in_flight == 2
+        assert provider.received[0].body.keys() == {"messages", "model", "stream"}
+
+
+@needs_hub
 def test_one_model_serves_loop_after_loop() -> None:
     with SimulatedProvider(policy=lambda _: "Hello!") as provider:
         asked = model(provider.base_url)

@@ -172,6 +172,16 @@ async def test_a_model_that_takes_no_stop_sequences_is_cut_here() -> None:
 
 
 @needs_litellm
+async def test_it_keeps_its_limits() -> None:
+    async with SimulatedProvider(policy=lambda _: "Hello!", latency=0.05, record=1) as provider:
+        asked = model(provider.base_url, max_concurrency=2, requests_per_minute=6000)
+        replies = await asyncio.gather(*(asked.agenerate(TASK) for _ in range(6)))
+        assert {reply.content for reply in replies} == {"Hello!"}
+        assert provider.stats.peak_in_flight == 2
+        assert provider.received[0].body.keys() == {"messages", "model"}
+
+
+@needs_litellm
 def test_messages_are_flattened_for_those_who_need_it() -> None:
     assert LiteLLMModel("ollama/llama3").flatten_messages_as_text
     assert LiteLLMModel("groq/llama3").flatten_messages_as_text
@@ -456,3 +466,13 @@ async def test_a_real_proxy_answers_streams_and_refuses(tmp_path: Path) -> None:
             await model(f"{base}/v1", "openai/limited", api_key="sk-proxy-1").agenerate(TASK)
         with pytest.raises(BadRequestError, match="unheard"):
             await model(f"{base}/v1", "openai/unheard-of", api_key="sk-proxy-1").agenerate(TASK)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MANYHANDS_LIVE_LITELLM_MODEL"),
+    reason="set MANYHANDS_LIVE_LITELLM_MODEL and its provider's key to ask the real one",
+)
+async def test_live() -> None:
+    asked = LiteLLMModel(os.environ["MANYHANDS_LIVE_LITELLM_MODEL"])
+    assert (await asked.agenerate(TASK, max_tokens=64)).text
+    assert (await streamed(asked, max_tokens=64)).token_usage is not None

@@ -77,6 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token="</s>",
         pad_token="<pad>",
         chat_template=TEMPLATE,
+        model_input_names=["input_ids", "attention_mask"],
     )
     wrapped.save_pretrained(made)
     config = transformers.LlamaConfig(

@@ -33,6 +33,7 @@ def opened_model(args: argparse.Namespace) -> Iterator[Model]:
         CallerError: No model is named, or it cannot be made so.
     """
     from manyhands.models.openai import OpenAIModel
+    from manyhands.models.presets import model_of
 
     name = args.model or os.environ.get("MANYHANDS_MODEL")
     extra = {} if args.temperature is None else {"temperature": args.temperature}
@@ -42,7 +43,8 @@ def opened_model(args: argparse.Namespace) -> Iterator[Model]:
             "(or put a name into the environment variable MANYHANDS_MODEL)."
         )
     if name != SIMULATED or args.api_base:
-        yield OpenAIModel(name, api_base=args.api_base, api_key=args.api_key, **extra)
+        given = {"api_base": args.api_base, "api_key": args.api_key}
+        yield model_of(name, **{key: value for key, value in given.items() if value is not None}, **extra)
         return
     from manyhands.testing.simulated import SimulatedProvider
 

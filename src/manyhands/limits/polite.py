@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import RateLimitError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Seconds that a key rests after a refusal that names no time.
 UNASKED_PAUSE = 1.0
+# Seconds over which requests are counted: a pace seen over less says little, one over more is past.
+SHORTEST, LONGEST = 1.0, 30.0
 
 
 class Bare(ModelWrapper):
@@ -48,6 +51,8 @@ class PoliteModel(ModelWrapper):
     def __init__(self, model: Any, **limits: Any) -> None:
         super().__init__(model)
         self._limited = LimitedModel(model, **limits) if limits else None
+        self._asked = 0
+        self._since = 0.0
 
     async def agenerate(
         self,
@@ -61,6 +66,7 @@ class PoliteModel(ModelWrapper):
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
         if self._limited is not None:
             return await ask(self._limited, messages, **options)
+        self._count()
         try:
             return await ask(self.model, messages, **options)
         except RateLimitError as error:
@@ -77,6 +83,7 @@ class PoliteModel(ModelWrapper):
     ) -> AsyncIterator[ChatMessageStreamDelta]:
         """Ask for a reply in pieces."""
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
+        self._count()
         try:
             async with closing_stream(self._limited or self.model, messages, options) as deltas:
                 async for delta in deltas:
@@ -90,8 +97,19 @@ class PoliteModel(ModelWrapper):
         if getattr(error, LIMITER_KNOWS, False):
             return
         self._limited = self._limited or LimitedModel(self.model)
-        self._limited.rate.pause(UNASKED_PAUSE if error.retry_after is None else error.retry_after)
+        seconds = UNASKED_PAUSE if error.retry_after is None else error.retry_after
+        if not self._limited.rate.stats().paused_for:
+            # The limiter is new and has seen nothing: tell it how fast we were.
+            pace = self._asked / max(SHORTEST, time.monotonic() - self._since)
+            self._limited.rate.pause(seconds, pace=pace)
         vars(error)[LIMITER_KNOWS] = True
+
+    def _count(self) -> None:
+        """Count requests a minute or so back, for the pace at which a refusal finds us."""
+        now = time.monotonic()
+        if now - self._since > LONGEST:
+            self._asked, self._since = 0, now
+        self._asked += 1
 
 
 def polite(

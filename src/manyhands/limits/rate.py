@@ -213,20 +213,21 @@ class RateLimiter(Turnstile):
             reservation.tokens, reservation.requests = tokens, requests
         self._changed()
 
-    def pause(self, seconds: float, refused: Reservation | None = None) -> None:
+    def pause(self, seconds: float, refused: Reservation | None = None, *, pace: float | None = None) -> None:
         """Let nobody go for ``seconds``, then let calls out slowly at first.
 
         Args:
             seconds: What the provider asked for in ``Retry-After``.
             refused: The call that was refused. Of all calls that were under way when the first of
                 them was refused, only that one slows the pace; all may prolong the pause.
+            pace: Calls a second that went out when the provider refused, where somebody else has counted.
         """
         with self._lock:
             now = self._clock()
             self._paused_until = max(self._paused_until, now + max(0.0, seconds))
             if refused is None or refused._epoch == self._epoch:
                 self._epoch += 1
-                self._ramp = Ramp(self._refused_pace(now), self._paused_until)
+                self._ramp = Ramp(pace or self._refused_pace(now), self._paused_until)
                 self._tokens.level = min(self._tokens.level, 0.0)
             elif self._ramp is not None and now < self._ramp.began:
                 self._ramp.began = self._ramp.next = self._paused_until

@@ -22,7 +22,6 @@ from manyhands.errors import (
     ServerError,
 )
 from manyhands.models import failures, libraries, wire
-from manyhands.models.base import Model
 from manyhands.models.cleaning import (
     REMOVE_PARAMETER,
     remove_content_after_stop_sequences,
@@ -35,11 +34,13 @@ from manyhands.models.converse import (
     reply_message,
     tool_config,
 )
+from manyhands.models.remote import RemoteModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from manyhands.messages import ChatMessage, ChatMessageStreamDelta
+    from manyhands.models.endpoint import Endpoint
 
 _MOST_CALLS = 256
 _threads = Workers(cap=_MOST_CALLS)
@@ -55,14 +56,14 @@ _INFERENCE = {
 _END = object()
 
 
-class _Request(NamedTuple):
+class _Fields(NamedTuple):
     """What is sent, and where the reply is to be cut if Bedrock does not do it."""
 
     fields: dict[str, Any]
     cut: list[str] | None
 
 
-class AmazonBedrockModel(Model):
+class AmazonBedrockModel(RemoteModel):
     """A model on Amazon Bedrock.
 
     Args:
@@ -73,6 +74,11 @@ class AmazonBedrockModel(Model):
         custom_role_conversions: Roles by the roles that replace them.
         flatten_messages_as_text: Send text only: no images, no tool messages.
         extra_body: Fields that the model knows and Converse does not: ``additionalModelRequestFields``.
+        requests_per_minute: Most requests in any minute, shared by all models with the same key.
+        tokens_per_minute: Most tokens in any minute, prompts and replies together, shared likewise.
+        max_concurrency: Most requests of this model under way at once.
+        retry: Whether to ask again after refusals, failures of the provider and broken connections; or by
+            which :class:`~manyhands.limits.retry.RetryPolicy`.
         **kwargs: Fields of Converse's request, such as ``guardrailConfig`` and ``inferenceConfig``, or
             ``max_tokens``, ``temperature``, ``top_p`` and ``stop``; they win over the arguments of a call.
 
@@ -95,10 +101,14 @@ class AmazonBedrockModel(Model):
     ) -> None:
         if client is None:
             libraries.require("AmazonBedrockModel", "bedrock", "boto3")
-        super().__init__(flatten_messages_as_text=flatten_messages_as_text, model_id=model_id, **kwargs)
-        self.client = client
-        self.custom_role_conversions = custom_role_conversions
-        self.extra_body = dict(extra_body or {})
+        super().__init__(
+            model_id,
+            custom_role_conversions,
+            flatten_messages_as_text,
+            client=client,
+            extra_body=extra_body,
+            **kwargs,
+        )
         self._roles = {str(role): str(other) for role, other in (custom_role_conversions or {}).items()}
         renamed = {"tool-call", "tool-response", "assistant"} & self._roles.keys()
         self.native_tool_messages = not flatten_messages_as_text and not renamed
@@ -110,7 +120,11 @@ class AmazonBedrockModel(Model):
         """Whether the model takes stop sequences; if not, its replies are cut here."""
         return supports_stop_parameter(self.model_id)
 
-    async def agenerate(
+    def endpoint(self) -> Endpoint:
+        """Return where this model is asked, and with which key: that is what AWS counts by."""
+        return libraries.endpoint_of(f"bedrock:{self._settings.region}", self._settings.secrets)
+
+    async def request(
         self,
         messages: list[ChatMessage],
         stop_sequences: list[str] | None = None,
@@ -118,29 +132,15 @@ class AmazonBedrockModel(Model):
         tools_to_call_from: list[Any] | None = None,
         **kwargs: Any,
     ) -> ChatMessage:
-        """Ask for a reply.
-
-        Args:
-            messages: The conversation.
-            stop_sequences: Texts at which the reply ends.
-            response_format: A JSON schema that the reply must fit in OpenAI's form, or a pydantic class.
-            tools_to_call_from: Tools that the reply may call; one it must, unless ``tool_choice`` is given.
-            **kwargs: More fields, as at construction.
-
-        Returns:
-            The reply.
-
-        Raises:
-            ProviderError: Bedrock gave none; its class says whose fault that is.
-        """
-        request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
-        client = await self._connected()
+        """Make one request, without limits and retries; see :meth:`agenerate`."""
+        request = await self._asked(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        client = await self._reached()
         reply = reply_message(await self._call(client.converse, **request.fields))
         if request.cut and reply.content:
             reply.content = remove_content_after_stop_sequences(reply.text, request.cut)
         return reply
 
-    async def agenerate_stream(
+    async def request_stream(
         self,
         messages: list[ChatMessage],
         stop_sequences: list[str] | None = None,
@@ -148,13 +148,9 @@ class AmazonBedrockModel(Model):
         tools_to_call_from: list[Any] | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Ask for a reply in pieces; arguments and errors are those of :meth:`agenerate`.
-
-        Yields:
-            Pieces of the reply; the last one holds the token counts.
-        """
-        request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
-        client = await self._connected()
+        """Make one request, without limits and retries; see :meth:`agenerate_stream`."""
+        request = await self._asked(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        client = await self._reached()
         reply = StreamedReply(request.cut)
         answer = await self._call(client.converse_stream, **request.fields)
         events = _Events(answer["stream"])
@@ -171,9 +167,9 @@ class AmazonBedrockModel(Model):
 
     # --- The request ---
 
-    async def _request(self, *asked: Any) -> _Request:
+    async def _asked(self, *asked: Any) -> _Fields:
         # Images are encoded on the way: never on the loop.
-        request: _Request = await self._guarded(_threads.run(lambda: self._built(*asked), label="bedrock"))
+        request: _Fields = await self._guarded(_threads.run(lambda: self._built(*asked), label="bedrock"))
         return request
 
     def _built(
@@ -183,7 +179,7 @@ class AmazonBedrockModel(Model):
         response_format: Any,
         tools: list[Any] | None,
         more: dict[str, Any],
-    ) -> _Request:
+    ) -> _Fields:
         extra = {**self.extra_body, **more.pop("extra_body", {})}
         options: dict[str, Any] = {"tool_choice": "required", **more, **self.kwargs}
         options = {name: value for name, value in options.items() if value is not REMOVE_PARAMETER}
@@ -205,9 +201,9 @@ class AmazonBedrockModel(Model):
             "inferenceConfig": inference,
         }
         whole = {**{name: value for name, value in fields.items() if value}, **options}
-        return _Request(whole, None if "stopSequences" in inference else stop_sequences)
+        return _Fields(whole, None if "stopSequences" in inference else stop_sequences)
 
-    async def _connected(self) -> Any:
+    async def _reached(self) -> Any:
         return self.client if self.client is not None else await self._guarded(self._own_client.get())
 
     # --- The call ---
@@ -230,14 +226,9 @@ class AmazonBedrockModel(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; client and keys stay out."""
-        described = {
-            "client_kwargs": self._settings.shown or None,
-            "custom_role_conversions": self._roles or None,
-            "flatten_messages_as_text": self.flatten_messages_as_text or None,
-            "extra_body": self.extra_body or None,
-        }
-        described = {name: value for name, value in described.items() if value is not None}
-        return libraries.without_secrets({**super().to_dict(), **described})
+        settings = self._settings.shown
+        described = {**super().to_dict(), **({"client_kwargs": settings} if settings else {})}
+        return libraries.without_secrets(described)
 
 
 AmazonBedrockServerModel = AmazonBedrockModel
@@ -278,6 +269,12 @@ class _Settings:
         """What of them may be written down."""
         plain = {name: value for name, value in self._given.items() if isinstance(value, (str, int, bool))}
         return libraries.without_secrets(plain)
+
+    @property
+    def region(self) -> str:
+        """The region, or what else says where AWS is asked."""
+        named = ("region_name", "endpoint_url", "profile_name")
+        return "/".join(str(self._given[name]) for name in named if name in self._given)
 
     def connect(self) -> Any:
         """Return a client; reads descriptions of the service from disk."""

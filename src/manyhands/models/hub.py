@@ -19,10 +19,12 @@ from manyhands._bridge import PerLoop, workers
 from manyhands.errors import AuthenticationError, CallerError, ConnectionFailedError
 from manyhands.models.chat import ChatCompletionsModel
 from manyhands.models.endpoint import Secret, public_url
-from manyhands.models.libraries import LibraryClient, Once, require, secrets_in, without_secrets
+from manyhands.models.libraries import LibraryClient, Once, endpoint_of, require, secrets_in, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from manyhands.models.endpoint import Endpoint
 
 # A connection pool of the library's client holds this many; more calls would stand in line inside it,
 # with their time running.
@@ -103,11 +105,16 @@ class InferenceClientModel(ChatCompletionsModel):
         self.timeout = timeout
         self.bill_to = bill_to
         self.base_url = base_url
+        self._secrets = secrets
 
     async def aclose(self) -> None:
         """Release the connections held on the running loop."""
         if isinstance(self.client, _Hub):
             await self.client.aclose()
+
+    def endpoint(self) -> Endpoint:
+        """Return where this model is asked, and with which key: that is what its provider counts by."""
+        return endpoint_of(self.base_url or f"huggingface:{self.provider}", self._secrets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; token and headers stay out."""
@@ -163,20 +170,20 @@ class _Hub(LibraryClient):
 
     async def ask(self, request: dict[str, Any]) -> Any:
         """Hand a request to ``AsyncInferenceClient.chat_completion``."""
-        headers = request.pop("extra_headers", {})
+        own = {"headers": request.pop("extra_headers", {}), "timeout": request.pop("timeout", None)}
         known = {name: value for name, value in request.items() if name in _FIELDS}
         more = {name: value for name, value in request.items() if name not in _FIELDS | {"extra_body"}}
         known["extra_body"] = {**more, **request.get("extra_body", {})} or None
         if known.get("stream"):
-            return self._stream(known, headers)
-        async with self._borrowed(headers) as client:
+            return self._stream(known, own)
+        async with self._borrowed(**own) as client:
             return _plain(await client.chat_completion(**known))
 
     async def _stream(
-        self, request: dict[str, Any], headers: dict[str, str]
+        self, request: dict[str, Any], own: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
         finished = False
-        async with self._borrowed(headers) as client:
+        async with self._borrowed(**own) as client:
             async for chunk in await client.chat_completion(**request):
                 plain = _plain(chunk)
                 choices = plain.get("choices") or ()
@@ -186,7 +193,7 @@ class _Hub(LibraryClient):
             raise ConnectionFailedError(f"{self.where}: the stream ended before the reply was complete.")
 
     @asynccontextmanager
-    async def _borrowed(self, headers: dict[str, str]) -> AsyncIterator[Any]:
+    async def _borrowed(self, headers: dict[str, str], timeout: float | None) -> AsyncIterator[Any]:  # noqa: ASYNC109
         """Give a face of a client whose open streams end with the block."""
         settings = await self._known.get()
         async with AsyncExitStack() as open_streams:
@@ -198,6 +205,7 @@ class _Hub(LibraryClient):
             face = copy.copy(client)
             face.exit_stack = open_streams
             face.headers = {**face.headers, **headers}
+            face.timeout = face.timeout if timeout is None else timeout
             yield face
 
     def _look_up(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from manyhands.errors import (
 )
 from manyhands.limits.capacity import CapacityLimiter
 from manyhands.models import failures
-from manyhands.models.endpoint import Secret
+from manyhands.models.endpoint import Endpoint, Secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -221,6 +221,11 @@ def without_secrets(settings: T) -> T:
     elif isinstance(settings, dict):
         shown = {name: without_secrets(value) for name, value in settings.items() if not is_secret(str(name))}
     return cast("T", shown)
+
+
+def endpoint_of(where: str, secrets: Iterable[Secret]) -> Endpoint:
+    """Return where a library is sent: models with one address and one key share their provider's limits."""
+    return Endpoint(where, secret_headers=tuple(("key", secret) for secret in secrets))
 
 
 # --- A library behind the face of a client -----------------------------------------------------

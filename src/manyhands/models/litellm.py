@@ -15,6 +15,7 @@ from manyhands.models.endpoint import Secret, public_url
 from manyhands.models.libraries import (
     LibraryClient,
     Once,
+    endpoint_of,
     require,
     secrets_in,
     without_secrets,
@@ -22,6 +23,8 @@ from manyhands.models.libraries import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from manyhands.models.endpoint import Endpoint
 
 # Of these, litellm's own translation of message parts fails or is refused.
 _TEXT_ONLY = ("ollama", "groq", "cerebras")
@@ -79,6 +82,11 @@ class LiteLLMModel(ChatCompletionsModel):
             **kwargs,
         )
         self.api_base = api_base
+        self._secrets = secrets
+
+    def endpoint(self) -> Endpoint:
+        """Return where this model is asked, and with which key: that is what its provider counts by."""
+        return endpoint_of(self.api_base or f"litellm:{str(self.model_id).partition('/')[0]}", self._secrets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; keys and headers stay out."""

@@ -7,6 +7,7 @@ to ask is its affair as well: see :meth:`RemoteModel.endpoint`.
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from manyhands._bridge import workers
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from manyhands.messages import ChatMessageStreamDelta
+    from manyhands.limits.retry import RetryPolicy
     from manyhands.models.endpoint import Endpoint
     from manyhands.models.http import Client
 
@@ -67,6 +69,11 @@ class RemoteModel(Model):
             it may be set later too.
         extra_headers: More headers of every request.
         extra_body: More fields of every request; they win over all others.
+        requests_per_minute: Most requests in any minute, shared by all models with the same key.
+        tokens_per_minute: Most tokens in any minute, prompts and replies together, shared likewise.
+        max_concurrency: Most requests of this model under way at once.
+        retry: Whether to ask again after refusals, failures of the provider and broken connections; or by
+            which :class:`~manyhands.limits.retry.RetryPolicy`.
         **kwargs: Sent along with every request; they win over the arguments of a call.
     """
 
@@ -89,6 +96,10 @@ class RemoteModel(Model):
         client: Any = None,
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_concurrency: int | None = None,
+        retry: bool | RetryPolicy = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(flatten_messages_as_text=flatten_messages_as_text, model_id=model_id, **kwargs)
@@ -96,6 +107,8 @@ class RemoteModel(Model):
         self.custom_role_conversions = custom_role_conversions
         self.extra_headers = dict(extra_headers or {})
         self.extra_body = dict(extra_body or {})
+        self._limits = (requests_per_minute, tokens_per_minute, max_concurrency, retry)
+        self._way: Any = None
         self._connection: Client | None = None
         self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
 
@@ -175,17 +188,10 @@ class RemoteModel(Model):
         Raises:
             ProviderError: The provider gave none; its class says whose fault that is.
         """
-        request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
-        cut = request.cut
-        if self.client is not None:
-            reply = await self._ask_client(request)
-        else:
-            connection = await self._connected()
-            answer = connection.post(request.pieces, request.headers, _limits(request.timeout))
-            del request, messages  # held by thousands of waiting calls, it adds up
-            reply = self._parsed(await answer)
-        if cut and reply.content:
-            reply.content = remove_content_after_stop_sequences(reply.text, cut)
+        way = self._way or self._polite()
+        asked = way(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
+        del messages  # held by thousands of waiting calls, it adds up
+        reply: ChatMessage = await asked
         return reply
 
     async def agenerate_stream(
@@ -201,6 +207,56 @@ class RemoteModel(Model):
         Yields:
             Pieces of the reply; the last one holds the token counts.
         """
+        owner = getattr(self._way or self._polite(), "__self__", self)
+        stream = self.request_stream if owner is self else owner.agenerate_stream
+        async with aclosing(
+            stream(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
+        ) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _polite(self) -> Any:
+        """Return how a reply is asked for: through the limits of this model, where it has any."""
+        from manyhands.limits.polite import polite
+
+        requests, tokens, slots, retry = self._limits
+        around = polite(
+            self, requests_per_minute=requests, tokens_per_minute=tokens, max_concurrency=slots, retry=retry
+        )
+        self._way = self.request if around is None else around.agenerate
+        return self._way
+
+    async def request(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: Any = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
+        """Make one request, without limits and retries; arguments and errors are those of :meth:`agenerate`."""
+        request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        cut = request.cut
+        if self.client is not None:
+            reply = await self._ask_client(request)
+        else:
+            connection = await self._connected()
+            answer = connection.post(request.pieces, request.headers, _limits(request.timeout))
+            del request, messages  # held by thousands of waiting calls, it adds up
+            reply = self._parsed(await answer)
+        if cut and reply.content:
+            reply.content = remove_content_after_stop_sequences(reply.text, cut)
+        return reply
+
+    async def request_stream(
+        self,
+        messages: list[ChatMessage],
+        stop_sequences: list[str] | None = None,
+        response_format: Any = None,
+        tools_to_call_from: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Make one request for a reply in pieces, without limits and retries; see :meth:`agenerate_stream`."""
         kwargs = {**self._streaming, **kwargs}
         request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
         reply = self._reader(request.cut)
@@ -291,7 +347,7 @@ class RemoteModel(Model):
         return Client(self.endpoint())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_connection": None, "_connecting": {}}  # copies connect anew
+        return {**vars(self), "_connection": None, "_connecting": {}, "_way": None}  # copies connect anew
 
     async def _open(self, request: Request) -> ObjectStream | sdk.SdkStream:
         if self.client is not None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, CallerError, RateLimitError
 from manyhands.models.chat import ChatCompletionsModel
-from manyhands.models.libraries import LibraryClient, Once, require, secrets_in, without_secrets
+from manyhands.models.libraries import LibraryClient, Once, endpoint_of, require, secrets_in, without_secrets
 from manyhands.models.litellm import prepared_litellm, wants_plain_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from manyhands.models.endpoint import Endpoint
 
 
 class LiteLLMRouterModel(ChatCompletionsModel):
@@ -63,7 +65,12 @@ class LiteLLMRouterModel(ChatCompletionsModel):
             **kwargs,
         )
         self.model_list = model_list
+        self._secrets = secrets
         self.client_kwargs = settings
+
+    def endpoint(self) -> Endpoint:
+        """Return where this model is asked, and with which key: that is what its provider counts by."""
+        return endpoint_of("litellm Router", self._secrets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; keys and headers stay out."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from manyhands._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from manyhands.limits.retry import retries_off as retries_off
     from manyhands.testing.models import FunctionModel as FunctionModel
     from manyhands.testing.models import ModelCall as ModelCall
     from manyhands.testing.models import ScriptedModel as ScriptedModel

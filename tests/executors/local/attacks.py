@@ -1,5 +1,6 @@
 """Attacks on the executor, by class. Each hands what it got to ``leak``; nothing of the host may arrive there."""
 
+# ruff: noqa: E501 - programs stand here as the executor gets them
 from __future__ import annotations
 
 _TEXT = r"""

@@ -1,4 +1,7 @@
-"""Tells whether code got hold of something of the host: the oracle of the escape tests and of the fuzz test."""
+"""Tells whether code got hold of something of the host.
+
+The oracle of the escape tests and of the fuzz test.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from manyhands.executors.local.owned import is_own_class
 from manyhands.executors.local.modules import ModuleView
+from manyhands.executors.local.owned import is_own_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,11 +26,29 @@ if TYPE_CHECKING:
 PLANTED = object()
 
 _FORBIDDEN_FUNCTIONS = (
-    builtins.open, builtins.eval, builtins.exec, builtins.compile, builtins.__import__, builtins.input, os.system,
-    os.getcwd, subprocess.run, importlib.import_module, io.open, builtins.getattr, builtins.globals, sys._getframe,
+    builtins.open,
+    builtins.eval,
+    builtins.exec,
+    builtins.compile,
+    builtins.__import__,
+    builtins.input,
+    os.system,
+    os.getcwd,
+    subprocess.run,
+    importlib.import_module,
+    io.open,
+    builtins.getattr,
+    builtins.globals,
+    sys._getframe,
     builtins.locals,
-)  # fmt: skip
-_FORBIDDEN_TYPES = (types.FrameType, types.CodeType, types.TracebackType, asyncio.AbstractEventLoop, asyncio.Future)
+)
+_FORBIDDEN_TYPES = (
+    types.FrameType,
+    types.CodeType,
+    types.TracebackType,
+    asyncio.AbstractEventLoop,
+    asyncio.Future,
+)
 _FORBIDDEN_CLASSES = (type, abc.ABCMeta, enum.EnumMeta, super)
 
 

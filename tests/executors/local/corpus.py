@@ -1,5 +1,6 @@
 """Programs that must behave as in CPython: value, prints and exception. Separated by lines of dashes."""
 
+# ruff: noqa: E501 - programs stand here as the executor gets them
 from __future__ import annotations
 
 _TEXT = r'''

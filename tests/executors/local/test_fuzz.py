@@ -20,29 +20,106 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAMES = st.sampled_from(
     """
-    __class__ __base__ __bases__ __mro__ mro __subclasses__ __globals__ __code__ __closure__ __builtins__ __self__
-    __func__ __wrapped__ __dict__ __init__ __new__ __reduce__ __reduce_ex__ __getattribute__ __getattr__ __call__
-    __get__ __set_name__ __traceback__ __context__ __cause__ tb_frame tb_next f_back f_globals f_builtins f_locals
-    gi_frame gi_code cr_frame ag_frame gi_yieldfrom format format_map obj args func keywords fget fset register
-    _target _future _strand step session namespace modules _shared _os _sys sys os _real real __loader__ __spec__
+    __class__ __base__ __bases__ __mro__ mro __subclasses__ __globals__ __code__ __closure__ __builtins__
+    __self__
+    __func__ __wrapped__ __dict__ __init__ __new__ __reduce__ __reduce_ex__ __getattribute__ __getattr__
+    __call__
+    __get__ __set_name__ __traceback__ __context__ __cause__ tb_frame tb_next f_back f_globals f_builtins
+    f_locals
+    gi_frame gi_code cr_frame ag_frame gi_yieldfrom format format_map obj args func keywords fget fset
+    register
+    _target _future _strand step session namespace modules _shared _os _sys sys os _real real __loader__
+    __spec__
     load_module __import__ __annotations__ __match_args__ __subclasshook__ __init_subclass__ __class_getitem__
-    __module__ __name__ __doc__ __qualname__ __hash__ __defaults__ __kwdefaults__ gen with_traceback copy get pop
-    values items keys update __getitem__ __setattr__ __delattr__ __prepare__ __instancecheck__ __objclass__ hacked
+    __module__ __name__ __doc__ __qualname__ __hash__ __defaults__ __kwdefaults__ gen with_traceback copy get
+    pop
+    values items keys update __getitem__ __setattr__ __delattr__ __prepare__ __instancecheck__ __objclass__
+    hacked
     """.split()  # noqa: SIM905
 )
 
 ATOMS = st.sampled_from(
     [
-        "1", "''", "[]", "{}", "()", "None", "object", "type", "int", "str", "list", "dict", "tuple", "super", "property",
-        "print", "getattr", "eval", "exec", "leak", "parallel", "C", "C()", "M", "f", "f()", "g", "g()", "co", "T", "err",
-        "math", "json", "json.JSONDecoder", "random", "functools", "operator", "collections", "asyncio", "string",
-        "string.Formatter()", "contextlib", "dataclasses", "enum", "abc", "typing", "queue.Queue()", "copy", "itertools",
-        "(lambda: 0)", "(x for x in [1])", "[].append", "''.join", "C().m", "C.m", "C.p", "map(str, [1])", "iter([1])",
-        "asyncio.Lock()", "asyncio.Future()", "asyncio.get_event_loop()", "functools.partial(leak)", "globals()",
-        "locals()", "vars(C)", "vars(C())", "dir()", "compile('1', '', 'eval')", "type(f)", "type(g())", "type(err)",
-        "type(leak)", "type(math)", "type(type)", "__builtins__", "__name__", "open", "__import__",
+        "1",
+        "''",
+        "[]",
+        "{}",
+        "()",
+        "None",
+        "object",
+        "type",
+        "int",
+        "str",
+        "list",
+        "dict",
+        "tuple",
+        "super",
+        "property",
+        "print",
+        "getattr",
+        "eval",
+        "exec",
+        "leak",
+        "parallel",
+        "C",
+        "C()",
+        "M",
+        "f",
+        "f()",
+        "g",
+        "g()",
+        "co",
+        "T",
+        "err",
+        "math",
+        "json",
+        "json.JSONDecoder",
+        "random",
+        "functools",
+        "operator",
+        "collections",
+        "asyncio",
+        "string",
+        "string.Formatter()",
+        "contextlib",
+        "dataclasses",
+        "enum",
+        "abc",
+        "typing",
+        "queue.Queue()",
+        "copy",
+        "itertools",
+        "(lambda: 0)",
+        "(x for x in [1])",
+        "[].append",
+        "''.join",
+        "C().m",
+        "C.m",
+        "C.p",
+        "map(str, [1])",
+        "iter([1])",
+        "asyncio.Lock()",
+        "asyncio.Future()",
+        "asyncio.get_event_loop()",
+        "functools.partial(leak)",
+        "globals()",
+        "locals()",
+        "vars(C)",
+        "vars(C())",
+        "dir()",
+        "compile('1', '', 'eval')",
+        "type(f)",
+        "type(g())",
+        "type(err)",
+        "type(leak)",
+        "type(math)",
+        "type(type)",
+        "__builtins__",
+        "__name__",
+        "open",
+        "__import__",
     ]
-)  # fmt: skip
+)
 
 
 def _use(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -95,20 +172,39 @@ STATEMENTS = st.one_of(
     st.builds("for {}.{} in [1]: pass".format, EXPRESSIONS, NAMES),
     st.builds("match {}:\n    case object({}=v): leak(v)".format, EXPRESSIONS, NAMES),
     st.builds("C.__match_args__ = ('{1}',)\nmatch {0}:\n    case C(v): leak(v)".format, EXPRESSIONS, NAMES),
-    st.builds("class D(A):\n    __match_args__ = ('{1}',)\nmatch {0}:\n    case D(v): leak(v)".format, EXPRESSIONS, NAMES),
-    st.builds("try:\n    {}\nexcept BaseException as e:\n    leak(e, e.{}, *e.args)".format, EXPRESSIONS, NAMES),
+    st.builds(
+        "class D(A):\n    __match_args__ = ('{1}',)\nmatch {0}:\n    case D(v): leak(v)".format,
+        EXPRESSIONS,
+        NAMES,
+    ),
+    st.builds(
+        "try:\n    {}\nexcept BaseException as e:\n    leak(e, e.{}, *e.args)".format, EXPRESSIONS, NAMES
+    ),
     st.builds("with W({}) as w:\n    leak(w)\n    1 / 0".format, EXPRESSIONS),
     st.builds("class K(metaclass={}):\n    {} = leak".format, EXPRESSIONS, NAMES),
     st.builds("class K({}):\n    def {}(self, *a): leak(self, *a)\nleak(K())".format, EXPRESSIONS, NAMES),
-    st.builds("from {} import {}\nleak({})".format, st.sampled_from(["random", "queue", "re", "os", "math"]), NAMES, NAMES),
-    st.builds("import {0}\nleak({0})".format, st.sampled_from(["os", "sys", "builtins", "io", "ctypes", "gc"])),
-    st.builds("functools.update_wrapper({}, {}, assigned=('{}',), updated=())".format, EXPRESSIONS, EXPRESSIONS, NAMES),
+    st.builds(
+        "from {} import {}\nleak({})".format,
+        st.sampled_from(["random", "queue", "re", "os", "math"]),
+        NAMES,
+        NAMES,
+    ),
+    st.builds(
+        "import {0}\nleak({0})".format, st.sampled_from(["os", "sys", "builtins", "io", "ctypes", "gc"])
+    ),
+    st.builds(
+        "functools.update_wrapper({}, {}, assigned=('{}',), updated=())".format,
+        EXPRESSIONS,
+        EXPRESSIONS,
+        NAMES,
+    ),
     st.builds("exec('''leak({})''', {{}})".format, EXPRESSIONS),
     st.builds("@{}\ndef h(x: {}): return x\nleak(h)".format, EXPRESSIONS, EXPRESSIONS),
 )
 
 PRELUDE = """
-import math, json, random, functools, operator, collections, asyncio, string, contextlib, dataclasses, enum, abc, typing
+import math, json, random, functools, operator, collections, asyncio, string, contextlib, dataclasses
+import enum, abc, typing
 import queue, copy, itertools
 class S(str):
     def startswith(self, *a): return False

@@ -18,9 +18,12 @@ ENDLESS = {
     "bare except": "while True:\n    try:\n        while True: pass\n    except: pass",
     "base exception": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
     "finally": "try:\n    while True: pass\nfinally:\n    while True: pass",
-    "finally return": "def f():\n    while True:\n        try:\n            while True: pass\n        finally:\n            continue\nf()",
-    "finally return value": "def f():\n    try:\n        while True: pass\n    finally:\n        return 1\nwhile True: f()",
-    "generator": "def g():\n    while True:\n        try:\n            yield 1\n        except BaseException: pass\nfor x in g(): pass",
+    "finally return": "def f():\n    while True:\n        try:\n            while True: pass\n"
+    "        finally:\n            continue\nf()",
+    "finally return value": "def f():\n    try:\n        while True: pass\n    finally:\n        return 1\n"
+    "while True: f()",
+    "generator": "def g():\n    while True:\n        try:\n            yield 1\n     "
+    "   except BaseException: pass\nfor x in g(): pass",
     "recursion": "def f(n):\n    return f(n - 1) + f(n - 1) if n else 1\nf(60)",
     "lambda recursion": "f = lambda n: f(n - 1) + f(n - 1) if n else 1\nf(60)",
     "comprehension": "import itertools\n[None for x in itertools.count() if x < 0]",
@@ -30,10 +33,13 @@ ENDLESS = {
         "class C:\n    def __enter__(self): return self\n    def __exit__(self, *a): return True\n"
         "while True:\n    with C():\n        while True: pass"
     ),
-    "suppress": "import contextlib\nwhile True:\n    with contextlib.suppress(BaseException):\n        while True: pass",
+    "suppress": "import contextlib\nwhile True:\n    with contextlib.suppress(BaseException):\n"
+    "        while True: pass",
     "contextmanager": (
-        "import contextlib\n@contextlib.contextmanager\ndef cm():\n    while True:\n        try:\n            yield\n"
-        "            return\n        except BaseException: return\nwhile True:\n    with cm():\n        while True: pass"
+        "import contextlib\n@contextlib.contextmanager\ndef cm():\n    while True:\n        try:\n"
+        "            yield\n"
+        "            return\n        except BaseException: return\nwhile True:\n    with cm():\n"
+        "        while True: pass"
     ),
     "sum": "import itertools\nsum(itertools.count())",
     "max": "import itertools\nmax(itertools.repeat(1))",
@@ -63,7 +69,8 @@ ENDLESS = {
     "repr": "class C:\n    def __repr__(self):\n        while True: pass\nprint(C())",
     "property": "class C:\n    @property\n    def x(self):\n        while True: pass\nC().x",
     "hash": "class C:\n    def __hash__(self):\n        while True: pass\n{C(): 1}",
-    "raise in handler": "def f():\n    try:\n        while True: pass\n    except BaseException:\n        f()\nf()",
+    "raise in handler": "def f():\n    try:\n        while True: pass\n    except BaseException:\n"
+    "        f()\nf()",
     "except star": "while True:\n    try:\n        while True: pass\n    except* BaseException: pass",
     "reduce": "import functools, itertools\nfunctools.reduce(lambda a, b: a, itertools.count())",
 }
@@ -244,6 +251,8 @@ async def test_suspended_generators_and_finalizers_do_not_act_later() -> None:
         "class D:\n    def __del__(self): act('del')\n    def __repr__(self): act('repr'); return 'x'\n"
         "gen = g(); next(gen)\nd = D()\nd"
     )
+    assert acted == ["repr"]  # within the step, for the text that is shown
+    acted.clear()
     shown = repr(result.output)
     del result
     executor.state.clear()

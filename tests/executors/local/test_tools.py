@@ -37,7 +37,9 @@ async def slow(x: Any) -> Any:
 def made(**tools: Any) -> LocalPythonExecutor:
     """An executor with tools."""
     executor = LocalPythonExecutor(timeout_seconds=5)
-    executor.send_tools({"double": double, "add": add, "slow": slow, "final_answer": lambda answer: answer, **tools})
+    executor.send_tools(
+        {"double": double, "add": add, "slow": slow, "final_answer": lambda answer: answer, **tools}
+    )
     return executor
 
 
@@ -52,14 +54,21 @@ ANYWHERE = {
     "sort key": ("sorted([3, 1, 2], key=lambda x: -double(x))", [3, 2, 1]),
     "map": ("list(map(double, [1, 2]))", [2, 4]),
     "default argument": ("def f(x=double(4)): return x\nf()", 8),
-    "decorator": ("def deco(f):\n    y = double(1)\n    return lambda: f() + y\n@deco\ndef g(): return 1\ng()", 3),
+    "decorator": (
+        "def deco(f):\n    y = double(1)\n    return lambda: f() + y\n@deco\ndef g(): return 1\ng()",
+        3,
+    ),
     "method": ("class A:\n    def m(self): return double(5)\nA().m()", 10),
     "dunder method": ("class A:\n    def __len__(self): return double(2)\nlen(A())", 4),
     "property": ("class A:\n    @property\n    def p(self): return double(3)\nA().p", 6),
     "class body": ("class A:\n    x = double(3)\nA.x", 6),
     "yield": ("def g():\n    for i in range(2): yield double(i)\nlist(g())", [0, 2]),
     "nested": ("def a():\n    def b(): return double(1)\n    return b()\na()", 2),
-    "with": ("class C:\n    def __enter__(self): return double(2)\n    def __exit__(self, *a): double(1)\nwith C() as c: pass\nc", 4),
+    "with": (
+        "class C:\n    def __enter__(self): return double(2)\n    def __exit__(self, *a): double(1)\n"
+        "with C() as c: pass\nc",
+        4,
+    ),
     "except": ("try:\n    1 / 0\nexcept ZeroDivisionError:\n    r = double(3)\nr", 6),
     "walrus": ("(y := double(2)) + y", 8),
     "match": ("match double(1):\n    case 2: r = 'two'\nr", "two"),
@@ -89,13 +98,15 @@ def test_a_tool_is_a_plain_function_from_sync_code(source: str, expected: Any) -
 TOGETHER = {
     "gather of a list": "import asyncio\nawait asyncio.gather(*[slow(i) for i in range(6)])",
     "gather of a generator": "import asyncio\nlist(await asyncio.gather(*(slow(i) for i in range(6))))",
-    "gather of a variable": "import asyncio\ntasks = [slow(i) for i in range(6)]\nawait asyncio.gather(*tasks)",
+    "gather of a variable": "import asyncio\ntasks = [slow(i) for i in range(6)]\nawait "
+    "asyncio.gather(*tasks)",
     "append": (
         "import asyncio\ntasks = []\nfor i in range(6):\n    tasks.append(slow(i))\nprint(len(tasks))\n"
         "await asyncio.gather(*tasks)"
     ),
     "single names": "import asyncio\na = slow(0)\nb = slow(1)\n(await asyncio.gather(a, b)) + [2, 3, 4, 5]",
-    "written out": "import asyncio\nawait asyncio.gather(slow(0), slow(1), slow(2), slow(3), slow(4), slow(5))",
+    "written out": "import asyncio\nawait asyncio.gather(slow(0), slow(1), slow(2),"
+    " slow(3), slow(4), slow(5))",
     "create_task": (
         "import asyncio\nts = [asyncio.create_task(slow(i)) for i in range(6)]\n[await t for t in ts]"
     ),
@@ -111,9 +122,12 @@ TOGETHER = {
     "to_thread": "import asyncio\nawait asyncio.gather(*[asyncio.to_thread(slow, i) for i in range(6)])",
     "parallel": "parallel(slow, range(6))",
     "parallel function": "parallel(lambda i: slow(i), range(6))",
-    "wait": "import asyncio\ndone, _ = await asyncio.wait([slow(i) for i in range(6)])\nsorted(t.result() for t in done)",
-    "as_completed": "import asyncio\nsorted([await f for f in asyncio.as_completed([slow(i) for i in range(6)])])",
-    "loop": "import asyncio\nasyncio.get_event_loop().run_until_complete(asyncio.gather(*[slow(i) for i in range(6)]))",
+    "wait": "import asyncio\ndone, _ = await asyncio.wait([slow(i) for i in range(6)])\n"
+    "sorted(t.result() for t in done)",
+    "as_completed": "import asyncio\nsorted([await f for f in asyncio.as_completed([slow(i) "
+    "for i in range(6)])])",
+    "loop": "import asyncio\nasyncio.get_event_loop().run_until_complete(asyncio.gather(*[slow(i) "
+    "for i in range(6)]))",
 }
 
 
@@ -128,7 +142,10 @@ async def test_calls_run_side_by_side(source: str) -> None:
 async def test_one_failing_call_of_gather() -> None:
     """``return_exceptions`` gives the error in its place; without it the error is raised."""
     executor = made(bad=lambda: 1 / 0)
-    source = "import asyncio\nr = await asyncio.gather(slow(1), bad(), return_exceptions=True)\n[type(x).__name__ for x in r]"
+    source = (
+        "import asyncio\nr = await asyncio.gather(slow(1), bad(), return_exceptions=True)\n"
+        "[type(x).__name__ for x in r]"
+    )
     assert (await executor.acall(source)).output == ["int", "ZeroDivisionError"]
     with pytest.raises(InterpreterError, match="ZeroDivisionError: division by zero"):
         await executor.acall("import asyncio\nawait asyncio.gather(slow(1), bad())")
@@ -136,13 +153,21 @@ async def test_one_failing_call_of_gather() -> None:
 
 async def test_wait_for_a_tool() -> None:
     """A timeout in the code cancels the tool."""
-    source = "import asyncio\ntry:\n    await asyncio.wait_for(slow(1), 0.01)\nexcept asyncio.TimeoutError:\n    r = 'late'\nr"
+    source = (
+        "import asyncio\ntry:\n    await asyncio.wait_for(slow(1), 0.01)\nexcept "
+        "asyncio.TimeoutError:\n    r = 'late'\nr"
+    )
     assert (await made().acall(source)).output == "late"
 
 
 async def test_a_blocking_tool_blocks_its_own_run_only() -> None:
     """On the loop a sync tool works in a thread."""
-    executor = made(block=lambda: time.sleep(0.2) or threading.current_thread() is threading.main_thread())
+
+    def block() -> bool:
+        time.sleep(0.2)
+        return threading.current_thread() is threading.main_thread()
+
+    executor = made(block=block)
     start = time.perf_counter()
     results = await asyncio.gather(*[executor_of(executor).acall("block()") for _ in range(3)])
     assert [r.output for r in results] == [False] * 3
@@ -192,7 +217,8 @@ FINAL = {
     "bare except": "try:\n    final_answer(42)\nexcept:\n    final_answer(0)",
     "base exception": "try:\n    final_answer(42)\nexcept BaseException as e:\n    print(e)\nfinal_answer(0)",
     "finally": "try:\n    final_answer(42)\nfinally:\n    final_answer(0)",
-    "finally return": "def f():\n    try:\n        final_answer(42)\n    finally:\n        return 1\nf()\nfinal_answer(0)",
+    "finally return": "def f():\n    try:\n        final_answer(42)\n    finally:\n        return 1\nf()\n"
+    "final_answer(0)",
     "in function": "def f():\n    for i in range(3):\n        final_answer(42)\nf()",
     "in lambda": "sorted([1, 2], key=lambda x: final_answer(42))",
     "in generator": "list(final_answer(42) for _ in range(2))",
@@ -200,12 +226,15 @@ FINAL = {
         "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    final_answer(42)\n"
         "async def g(): await asyncio.sleep(10)\nasyncio.run(asyncio.wait([f(), g()]))"
     ),
-    "suppress": "import contextlib\nwith contextlib.suppress(BaseException):\n    final_answer(42)\nfinal_answer(0)",
-    "exit": "class C:\n    def __enter__(self): pass\n    def __exit__(self, *a): return True\nwith C():\n    final_answer(42)\nfinal_answer(0)",
+    "suppress": "import contextlib\nwith contextlib.suppress(BaseException):\n    final_answer(42)\n"
+    "final_answer(0)",
+    "exit": "class C:\n    def __enter__(self): pass\n    def __exit__(self, *a): return True\nwith C():\n"
+    "    final_answer(42)\nfinal_answer(0)",
     "in exec": "exec('final_answer(42)')",
     "in eval": "eval('final_answer(42)')",
     "keyword": "final_answer(answer=42)",
-    "in del": "class C:\n    def __del__(self): final_answer(42)\nc = C()\ndel c\nx = [1 for _ in range(3)]\nfor i in x: pass\n",
+    "in del": "class C:\n    def __del__(self): final_answer(42)\nc = C()\ndel c\nx = "
+    "[1 for _ in range(3)]\nfor i in x: pass\n",
 }
 
 
@@ -237,10 +266,23 @@ async def test_final_answer_that_fails_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["add = 1", "def add(): pass", "class add: pass", "import math as add", "for add in []: pass", "(add := 1)",
-     "[add := 1 for _ in [1]]", "def f():\n    global add\n    add = 1", "add += 1", "a, add = 1, 2",
-     "with x as add: pass", "try:\n    pass\nexcept E as add: pass", "exec('add = 1')", "from math import pi as add"],
-)  # fmt: skip
+    [
+        "add = 1",
+        "def add(): pass",
+        "class add: pass",
+        "import math as add",
+        "for add in []: pass",
+        "(add := 1)",
+        "[add := 1 for _ in [1]]",
+        "def f():\n    global add\n    add = 1",
+        "add += 1",
+        "a, add = 1, 2",
+        "with x as add: pass",
+        "try:\n    pass\nexcept E as add: pass",
+        "exec('add = 1')",
+        "from math import pi as add",
+    ],
+)
 async def test_a_tool_cannot_be_overwritten(source: str) -> None:
     """The error names the tool; afterwards it still works."""
     executor = made()
@@ -282,7 +324,9 @@ async def test_errors_of_tools_can_be_caught_by_type() -> None:
     def bad() -> None:
         raise QuotaError
 
-    source = "try:\n    bad()\nexcept KeyError as e:\n    r = (type(e).__name__, str(e), hasattr(e, 'client'))\nr"
+    source = (
+        "try:\n    bad()\nexcept KeyError as e:\n    r = (type(e).__name__, str(e), hasattr(e, 'client'))\nr"
+    )
     assert (await made(bad=bad).acall(source)).output == ("QuotaError", "'quota'", False)
     with pytest.raises(InterpreterError, match="QuotaError: 'quota'") as caught:
         await made(bad=bad).acall("bad()")
@@ -367,7 +411,8 @@ async def test_an_executor_runs_one_code_at_a_time() -> None:
 
 ERRORS = {
     "1 / 0": "Code execution failed at line '1 / 0' due to: ZeroDivisionError: division by zero",
-    "x = 1\ny = x + nam": "Code execution failed at line 'y = x + nam' due to: NameError: name 'nam' is not defined",
+    "x = 1\ny = x + nam": "Code execution failed at line 'y = x + nam' due to: NameError: "
+    "name 'nam' is not defined",
     "value_one = 1\nvalue_on + 1": "Did you mean: 'value_one'?",
     "slwo(1)": "Did you mean: 'slow'?",
     "d = {'apple': 1}\nd['aple']": "KeyError: 'aple'. Did you mean: 'apple'?",
@@ -376,7 +421,8 @@ ERRORS = {
     "from os import path": "Import of os is not allowed",
     "x = = 1": "SyntaxError: invalid syntax\nx = = 1\n    ^",
     "().__subclasses__": "InterpreterError: Forbidden access to dunder attribute: __subclasses__",
-    "def f():\n    return 1 / 0\nf()": "at line 'f()' due to: ZeroDivisionError: division by zero\n(in f, line 2: 'return 1 / 0')",
+    "def f():\n    return 1 / 0\nf()": "at line 'f()' due to: ZeroDivisionError: division by zero\n"
+    "(in f, line 2: 'return 1 / 0')",
     "open('x')": "Forbidden function: open",
     "raise SystemExit(1)": "SystemExit: 1",
     "raise KeyboardInterrupt": "KeyboardInterrupt",
@@ -406,4 +452,6 @@ def test_evaluate_python_code() -> None:
     assert state["_print_outputs"] == "p\n"
     assert evaluate_python_code("final_answer(1)", {"final_answer": lambda x: x}) == (1, True)
     with pytest.raises(InterpreterError, match="not allowed"):
-        evaluate_python_code("import json", authorized_imports=["math"]) if False else evaluate_python_code("import os")
+        evaluate_python_code("import json", authorized_imports=["math"]) if False else evaluate_python_code(
+            "import os"
+        )

@@ -1,7 +1,9 @@
 """``asyncio`` for the agent's code: the names models know, on strands that belong to the run.
 
-A coroutine of the code is driven inside a strand, and whatever it awaits makes the strand wait. Each task is a strand
-of its own, driven by a real task of the loop. Nothing here hands out the loop, and everything ends with the step.
+A coroutine of the code is driven inside a strand, and whatever it awaits makes the strand wait. Each task is
+a strand
+of its own, driven by a real task of the loop. Nothing here hands out the loop, and everything ends with the
+step.
 """
 
 from __future__ import annotations
@@ -348,7 +350,10 @@ _ENOUGH = {"ALL_COMPLETED": _all_done, "FIRST_COMPLETED": _one_done, "FIRST_EXCE
 
 
 async def wait(
-    values: Iterable[Any], *, timeout: float | None = None, return_when: str = "ALL_COMPLETED"
+    values: Iterable[Any],
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 - the signature of asyncio
+    return_when: str = "ALL_COMPLETED",
 ) -> tuple[set[Promise], set[Promise]]:
     """Wait for several; gives the done and the pending ones."""
     promises = [promise(value) for value in values]
@@ -359,7 +364,7 @@ async def wait(
     return done, set(promises) - done
 
 
-async def wait_for(value: Any, timeout: float | None) -> Any:
+async def wait_for(value: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - the signature of asyncio
     """Wait for one, and cancel it when the time has passed."""
     one = promise(value)
     try:
@@ -553,12 +558,41 @@ def shield(value: Any) -> Promise:
 def members() -> dict[str, Any]:
     """The members of ``asyncio`` for the code."""
     loop = Loop()
-    own: list[Any] = [gather, create_task, ensure_future, wait, wait_for, as_completed, to_thread, run, shield,
-                      TaskGroup, Task, Future]  # fmt: skip
+    own: list[Any] = [
+        gather,
+        create_task,
+        ensure_future,
+        wait,
+        wait_for,
+        as_completed,
+        to_thread,
+        run,
+        shield,
+        TaskGroup,
+        Task,
+        Future,
+    ]
     found: dict[str, Any] = {item.__name__: item for item in own}
-    names = ("CancelledError", "TimeoutError", "InvalidStateError", "QueueEmpty", "QueueFull", "Lock", "Event",
-             "Semaphore", "BoundedSemaphore", "Condition", "Queue", "PriorityQueue", "LifoQueue", "iscoroutine",
-             "iscoroutinefunction", "ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")  # fmt: skip
+    names = (
+        "CancelledError",
+        "TimeoutError",
+        "InvalidStateError",
+        "QueueEmpty",
+        "QueueFull",
+        "Lock",
+        "Event",
+        "Semaphore",
+        "BoundedSemaphore",
+        "Condition",
+        "Queue",
+        "PriorityQueue",
+        "LifoQueue",
+        "iscoroutine",
+        "iscoroutinefunction",
+        "ALL_COMPLETED",
+        "FIRST_COMPLETED",
+        "FIRST_EXCEPTION",
+    )
     found.update({name: getattr(asyncio, name) for name in names})
     found["sleep"] = _sleep
     found["timeout"] = Timeout

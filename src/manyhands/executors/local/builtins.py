@@ -1,4 +1,7 @@
-"""The builtins of the agent's code: those that are harmless as they are, and bounded or guarded twins of the others."""
+"""The builtins of the agent's code.
+
+Those that are harmless as they are, and bounded or guarded twins of the others.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +200,8 @@ def _dunder_import(
 ) -> Any:
     step = current_step()
     if type(globals) is dict and globals.get("__builtins__") is step.namespace["__builtins__"]:
-        # A function of C, called by the code, imports something for itself: it takes it from sys.modules afterwards.
+        # A function of C, called by the code, imports something for itself: it takes it from sys.modules
+        # afterwards.
         # The code cannot come here, it has no way to get at its real namespace.
         importlib.import_module(name)
         return None

@@ -1,9 +1,13 @@
 """How classes come to be, and classes of classes as the code sees them.
 
-A method of the code's own class may read what has an underscore, on objects of that class. So a class of the code must
-not inherit from host classes that keep something worth taking behind such a name: ``typing.ForwardRef`` evaluates
-text, the locks of ``asyncio`` hold the loop. Whatever makes a class, a ``class`` statement or a call of a metaclass,
-comes by here: metaclasses are shown as *twins*, subclasses of theirs whose ``__new__`` looks at bases and names.
+A method of the code's own class may read what has an underscore, on objects of that class. So a class of the
+code must
+not inherit from host classes that keep something worth taking behind such a name: ``typing.ForwardRef``
+evaluates
+text, the locks of ``asyncio`` hold the loop. Whatever makes a class, a ``class`` statement or a call of a
+metaclass,
+comes by here: metaclasses are shown as *twins*, subclasses of theirs whose ``__new__`` looks at bases and
+names.
 """
 
 from __future__ import annotations
@@ -34,8 +38,14 @@ from manyhands.executors.local.switch import current_step
 _NAMED: tuple[tuple[types.ModuleType, frozenset[str]], ...] = (
     (abc, words("ABC ABCMeta")),
     (collections, words("ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque")),
-    (contextlib, words("AbstractAsyncContextManager AbstractContextManager AsyncContextDecorator AsyncExitStack "
-                       "ContextDecorator ExitStack")),
+    (
+        contextlib,
+        words(
+            "AbstractAsyncContextManager AbstractContextManager AsyncContextDecorator "
+            "AsyncExitStack "
+            "ContextDecorator ExitStack"
+        ),
+    ),
     (datetime, words("date datetime time timedelta timezone tzinfo")),
     (enum, words("Enum EnumMeta EnumType Flag IntEnum IntFlag ReprEnum StrEnum auto")),
     (functools, words("cached_property partial partialmethod")),
@@ -47,7 +57,7 @@ _NAMED: tuple[tuple[types.ModuleType, frozenset[str]], ...] = (
     (textwrap, words("TextWrapper")),
     (types, words("GenericAlias SimpleNamespace")),
     (typing, words("Any Generic NamedTuple Protocol TypedDict _NamedTuple _TypedDict")),
-)  # fmt: skip
+)
 
 #: Modules whose public classes may all be inherited from.
 _WHOLE = ("collections.abc", "decimal", "fractions", "numbers")
@@ -187,7 +197,8 @@ def _twin_of(original: Any) -> Any:
 
     def __new__(mcs: Any, name: str, bases: Any = (), namespace: Any = None, /, **keywords: Any) -> Any:
         check_bases(bases)
-        # A class made by calling the twin is one of the original: what makes classes of both is settled by CPython.
+        # A class made by calling the twin is one of the original: what makes classes of both is settled by
+        # CPython.
         maker = original if mcs is twin and not issubclass(original, enum.EnumMeta) else mcs
         return original.__new__(maker, name, bases, checked_namespace(namespace), **keywords)
 

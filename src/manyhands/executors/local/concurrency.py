@@ -1,7 +1,9 @@
 """Which calls in a snippet are meant to run side by side: ``asyncio.gather(*[tool(x) for x in xs])``.
 
-A plain ``tool(x)`` gives its value. Written as an argument of ``gather``, ``create_task`` and their like, or into a
-variable that is used for nothing else, the same call has to start without being waited for. Both forms can be told
+A plain ``tool(x)`` gives its value. Written as an argument of ``gather``, ``create_task`` and their like, or
+into a
+variable that is used for nothing else, the same call has to start without being waited for. Both forms can
+be told
 apart by looking at the source, which is what this file does.
 """
 

@@ -1,6 +1,7 @@
 """``copy`` for the code: the standard algorithm, which may build new objects and never change old ones.
 
-The library's own version sets attributes on whatever a class's ``__reduce_ex__`` hands it, shared classes included.
+The library's own version sets attributes on whatever a class's ``__reduce_ex__`` hands it, shared classes
+included.
 """
 
 from __future__ import annotations
@@ -13,8 +14,24 @@ from typing import Any
 from manyhands.executors.local.owned import Denied
 from manyhands.executors.local.switch import checkpoint
 
-_UNCOPIED = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, property, range,
-             int, float, complex, str, bytes, bool, type(None), type(...), type(NotImplemented))  # fmt: skip
+_UNCOPIED = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    property,
+    range,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    type(...),
+    type(NotImplemented),
+)
 
 Step = Callable[[Any], Any]
 

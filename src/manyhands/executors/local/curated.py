@@ -1,6 +1,8 @@
-"""What of the standard library, and of numpy and pandas, the code gets where the module as it is would give too much.
+"""What of the standard library, and of numpy and pandas, the code gets where the module as it is would give
+too much.
 
-A module that is not named here is shown with its public members. ``HIDDEN`` takes names out, ``CURATED`` lists all
+A module that is not named here is shown with its public members. ``HIDDEN`` takes names out, ``CURATED``
+lists all
 there is, ``SUBSTITUTES`` puts a bounded or guarded twin in place of an object wherever it turns up.
 """
 
@@ -119,7 +121,9 @@ def _wraps(wrapped: Any, assigned: Any = None, updated: Any = None) -> Callable[
 
 
 class _Dispatcher:
-    """``functools.singledispatch`` that takes classes as arguments or as plain annotations, never as texts."""
+    """``functools.singledispatch`` that takes classes as arguments or as plain annotations, never as
+    texts.
+    """
 
     __manyhands_frozen__ = True
 
@@ -461,10 +465,14 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
     "__future__": _without(),
     "_io": _only("StringIO", "BytesIO"),
-    "abc": _only("ABC", "ABCMeta", "abstractmethod", "abstractproperty", "abstractclassmethod", "abstractstaticmethod"),
+    "abc": _only(
+        "ABC", "ABCMeta", "abstractmethod", "abstractproperty", "abstractclassmethod", "abstractstaticmethod"
+    ),
     "asyncio": lambda real: _ASYNCIO,
     "collections": _replacing(namedtuple=_namedtuple),
-    "contextlib": _replacing(redirect_stdout=_redirect_stdout, redirect_stderr=_redirect_stdout, chdir=_nothing),
+    "contextlib": _replacing(
+        redirect_stdout=_redirect_stdout, redirect_stderr=_redirect_stdout, chdir=_nothing
+    ),
     "copy": _only("Error", "replace", copy=copying.copy, deepcopy=copying.deepcopy),
     "dataclasses": _replacing(dataclass=_dataclass, make_dataclass=_make_dataclass),
     "datetime": _without(),
@@ -472,13 +480,39 @@ CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
     "enum": _without("global_enum", "_simple_enum"),
     "functools": _replacing(
         total_ordering=_on_own(functools.total_ordering),
-        update_wrapper=_update_wrapper, wraps=_wraps, singledispatch=_Dispatcher, singledispatchmethod=_Dispatcher
+        update_wrapper=_update_wrapper,
+        wraps=_wraps,
+        singledispatch=_Dispatcher,
+        singledispatchmethod=_Dispatcher,
     ),
-    "gc": _only("isenabled", "get_count", "get_threshold", collect=lambda generation=2: 0, enable=_nothing, disable=_nothing),
+    "gc": _only(
+        "isenabled",
+        "get_count",
+        "get_threshold",
+        collect=lambda generation=2: 0,
+        enable=_nothing,
+        disable=_nothing,
+    ),
     "inspect": _only(
-        "Parameter", "cleandoc", "isabstract", "isasyncgen", "isasyncgenfunction", "isawaitable", "isbuiltin", "isclass",
-        "iscoroutine", "iscoroutinefunction", "isdatadescriptor", "isfunction", "isgenerator", "isgeneratorfunction",
-        "ismethod", "ismodule", "isroutine", getdoc=_getdoc, signature=_signature,
+        "Parameter",
+        "cleandoc",
+        "isabstract",
+        "isasyncgen",
+        "isasyncgenfunction",
+        "isawaitable",
+        "isbuiltin",
+        "isclass",
+        "iscoroutine",
+        "iscoroutinefunction",
+        "isdatadescriptor",
+        "isfunction",
+        "isgenerator",
+        "isgeneratorfunction",
+        "ismethod",
+        "ismodule",
+        "isroutine",
+        getdoc=_getdoc,
+        signature=_signature,
     ),
     "io": _only("StringIO", "BytesIO", "SEEK_SET", "SEEK_CUR", "SEEK_END", "UnsupportedOperation"),
     "itertools": lambda real: _ITERTOOLS,
@@ -497,27 +531,56 @@ CURATED: dict[str, Callable[[types.ModuleType], Members]] = {
         mod=guards.modulo,
         imod=guards.modulo,
     ),
-    "pprint": _only("pformat", "PrettyPrinter", "isreadable", "isrecursive", "saferepr", pprint=_pprint, pp=_pprint),
+    "pprint": _only(
+        "pformat", "PrettyPrinter", "isreadable", "isrecursive", "saferepr", pprint=_pprint, pp=_pprint
+    ),
     "queue": lambda real: QUEUES,
     "random": lambda real: _RANDOMS,
     "re": _re,
     "statistics": _statistics,
     "string": _replacing(Formatter=Formatter),
     "sys": _only(
-        "maxsize", "version", "version_info", "platform", "byteorder", "float_info", "int_info", "hash_info",
-        "implementation", "maxunicode", "getsizeof", "getrecursionlimit", "hexversion", "intern", "exit",
-        stdout=_Writer(), stderr=_Writer(), argv=[""],
+        "maxsize",
+        "version",
+        "version_info",
+        "platform",
+        "byteorder",
+        "float_info",
+        "int_info",
+        "hash_info",
+        "implementation",
+        "maxunicode",
+        "getsizeof",
+        "getrecursionlimit",
+        "hexversion",
+        "intern",
+        "exit",
+        stdout=_Writer(),
+        stderr=_Writer(),
+        argv=[""],
     ),
     "time": _replacing(sleep=_sleep, tzset=_nothing),
-    "types": _only("SimpleNamespace", "GenericAlias", "NoneType", "UnionType", "MappingProxyType", "EllipsisType"),
-    "traceback": _only("format_exception_only", format_exc=_format_exc, print_exc=_print_exc,
-                       format_exception=_format_exception),
+    "types": _only(
+        "SimpleNamespace", "GenericAlias", "NoneType", "UnionType", "MappingProxyType", "EllipsisType"
+    ),
+    "traceback": _only(
+        "format_exception_only",
+        format_exc=_format_exc,
+        print_exc=_print_exc,
+        format_exception=_format_exception,
+    ),
     "typing": _typing,
     "warnings": _replacing(
-        warn=_nothing, warn_explicit=_nothing, simplefilter=_nothing, filterwarnings=_nothing,
-        resetwarnings=_nothing, showwarning=_nothing, formatwarning=_nothing, catch_warnings=_Ignoring,
+        warn=_nothing,
+        warn_explicit=_nothing,
+        simplefilter=_nothing,
+        filterwarnings=_nothing,
+        resetwarnings=_nothing,
+        showwarning=_nothing,
+        formatwarning=_nothing,
+        catch_warnings=_Ignoring,
     ),
-}  # fmt: skip
+}
 
 _ASYNCIO: Members = aio.members()
 _ITERTOOLS: Members = iterators.itertools_members()
@@ -531,7 +594,7 @@ _NUMPY_FILES = words(
     """
         load save savez savez_compressed fromfile memmap genfromtxt loadtxt savetxt fromregex
         DataSource lib ctypeslib testing f2py distutils compat core seterrcall set_string_function
-        setbufsize show_config info source who lookfor test rec char version exceptions npyio
+        setbufsize show_config info source who lookfor test version npyio
         set_printoptions
         """
 )
@@ -540,24 +603,24 @@ _NUMPY_FILES = words(
 HIDDEN: dict[str, frozenset[str]] = {
     # Hooks and settings of the whole process: whoever authorizes these modules means their other functions.
     "threading": words(
-        "settrace setprofile settrace_all_threads setprofile_all_threads excepthook main_thread enumerate stack_size"
+        "settrace setprofile settrace_all_threads setprofile_all_threads excepthook "
+        "main_thread enumerate stack_size"
     ),
     "signal": words("signal set_wakeup_fd setitimer alarm pthread_sigmask siginterrupt"),
     "atexit": words("register unregister"),
     "faulthandler": words("enable disable register unregister dump_traceback_later"),
     "tracemalloc": words("start stop"),
     "socket": words("setdefaulttimeout"),
-    "numpy": _NUMPY_FILES - {"char", "exceptions", "rec"},
+    "numpy": _NUMPY_FILES,
     "numpy.random": frozenset({"mtrand", "bit_generator", "test"}),
     "pandas": words(
         """
             read_pickle to_pickle HDFStore read_hdf read_sql read_sql_query read_sql_table ExcelFile
-            ExcelWriter eval io compat core util testing api tseries errors read_clipboard read_gbq
+            ExcelWriter eval io compat core util testing api tseries read_clipboard read_gbq
             show_versions test read_parquet read_feather read_orc read_spss read_sas read_stata
-            options set_option reset_option describe_option option_context read_excel
+            options set_option reset_option describe_option read_excel
             """
-    )
-    - {"option_context", "errors"},
+    ),
     "codecs": frozenset({"register", "register_error", "open", "unregister"}),
     "copyreg": frozenset(
         {"pickle", "constructor", "add_extension", "dispatch_table", "clear_extension_cache"}
@@ -578,7 +641,7 @@ SUBSTITUTES: dict[Any, Any] = {
     string.Formatter: Formatter,
     time.sleep: _sleep,
     typing.get_type_hints: _type_hints,
-    typing.Type: classes.Type,
+    vars(typing)["Type"]: classes.Type,
     functools.total_ordering: _on_own(functools.total_ordering),
     library_copy.copy: copying.copy,
     library_copy.deepcopy: copying.deepcopy,

@@ -1,4 +1,5 @@
-"""numpy and pandas for the code: no files, no pickles, no expressions that reach attributes, random numbers per run.
+"""numpy and pandas for the code: no files, no pickles, no expressions that reach attributes, random numbers
+per run.
 
 Nothing here imports them: the functions get objects that exist because the code has imported the library.
 """
@@ -7,12 +8,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.executors.local.policy import INNER_NAMES, words
 from manyhands.executors.local.switch import current_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Methods that write files whatever their arguments are.
 _WRITERS = words(
@@ -94,7 +97,8 @@ def _reading_buffers(function: Any) -> Any:
     def read(source: Any, *args: Any, **kwargs: Any) -> Any:
         if not hasattr(type(source), "read"):
             raise PermissionError(
-                "Forbidden: the code has no access to files. Read them with a tool, and parse its text with StringIO."
+                "Forbidden: the code has no access to files. Read them with a tool, and "
+                "parse its text with StringIO."
             )
         return function(source, *args, **kwargs)
 

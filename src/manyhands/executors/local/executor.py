@@ -33,7 +33,8 @@ _BUILTINS = base_builtins()
 
 
 class Shared:
-    """What executors of one configuration have in common: rules, module views, compiled code, tables of tools.
+    """What executors of one configuration have in common: rules, module views, compiled code, tables of
+    tools.
 
     Args:
         authorized: Names of modules that may be imported.
@@ -105,9 +106,11 @@ def translate(source: str, mode: str, tools: frozenset[str]) -> CodeType:
 
 
 class LocalPythonExecutor(PythonExecutor):
-    """Runs the code of an agent in this process: real Python, checked, interruptible, with tools as plain functions.
+    """Runs the code of an agent in this process: real Python, checked, interruptible, with tools as plain
+    functions.
 
-    It is a guard rail against mistakes and many attacks, not a security boundary; where the code may be hostile,
+    It is a guard rail against mistakes and many attacks, not a security boundary; where the code may be
+    hostile,
     use an isolated executor.
 
     Args:
@@ -267,7 +270,10 @@ class LocalPythonExecutor(PythonExecutor):
             raise InterpreterError(str(refused)) from None
 
     def execute(self, source: str, mode: str, globals: Any, locals: Any) -> Any:
-        """``eval`` and ``exec``: code under the same rules, in the variables of the run or in a dict of the code."""
+        """``eval`` and ``exec``.
+
+        Code under the same rules, in the variables of the run or in a dict of the code.
+        """
         program = self.compile(source, mode)
         if globals is None and locals is None:
             return eval(program, self.state)

@@ -1,4 +1,7 @@
-"""Failures of the code, told so that a model can repair it: the line, the type, the reason, the nearest name."""
+"""Failures of the code, told so that a model can repair it.
+
+The line, the type, the reason, the nearest name.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def syntax_text(error: SyntaxError) -> str:
     """The sentence for code that cannot be parsed, with the caret below the place."""
     line = (error.text or "").rstrip("\n")
     caret = " " * max((error.offset or 1) - 1, 0) + "^"
-    return f"Code parsing failed on line {error.lineno} due to: {type(error).__name__}: {error.msg}\n{line}\n{caret}"
+    return (
+        f"Code parsing failed on line {error.lineno} due to: {type(error).__name__}: "
+        f"{error.msg}\n{line}\n{caret}"
+    )
 
 
 def refused_text(message: str, source: str, node: ast.AST | None) -> str:
@@ -60,9 +66,9 @@ def statement_at(source: str, line: int) -> str:
         return first_line(source)
     found: ast.stmt | None = None
     for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            if found is None or node.lineno >= found.lineno:
-                found = node
+        holds = isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+        if isinstance(node, ast.stmt) and holds and (found is None or node.lineno >= found.lineno):
+            found = node
     segment = ast.get_source_segment(source, found) if found is not None else None
     if segment is None:
         lines = source.split("\n")

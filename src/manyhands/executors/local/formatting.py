@@ -69,7 +69,13 @@ class GuardedFormatter:
         return text
 
     def _filled(
-        self, template: str, args: Sequence[Any], kwargs: Mapping[str, Any], used: set[Any], depth: int, auto: int
+        self,
+        template: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        used: set[Any],
+        depth: int,
+        auto: int,
     ) -> tuple[str, int]:
         """The template with its fields filled in, and the number of the next unnumbered field."""
         if depth < 0:

@@ -1,4 +1,7 @@
-"""The functions that the rewrite calls: attribute access and operations that depend on the object at run time."""
+"""The functions that the rewrite calls.
+
+Attribute access and operations that depend on the object at run time.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from manyhands.executors.local import datalibs, policy
-from manyhands.executors.local.formatting import bound_format, bound_format_map, check_spec, has_wide_number
 from manyhands.executors.local.classes import shown_class, shown_classes
+from manyhands.executors.local.formatting import bound_format, bound_format_map, check_spec, has_wide_number
 from manyhands.executors.local.owned import (
     Denied,
     deny,
@@ -28,8 +31,15 @@ Getter = Callable[[Any, str], Any]
 
 _FRAMEY = (types.FrameType, types.CodeType, types.TracebackType)
 _SUSPENDED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
-_CALLABLES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType,
-              types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)  # fmt: skip
+_CALLABLES = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.MethodWrapperType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -56,7 +66,10 @@ def read(obj: Any, name: str) -> Any:
 
 
 def _private(obj: Any, name: str) -> AttributeError:
-    """A private name of an object that the code has not made: forbidden when it is there, missing otherwise."""
+    """A private name of an object that the code has not made.
+
+    Forbidden when it is there, missing otherwise.
+    """
     try:
         object.__getattribute__(obj, name)
     except AttributeError:
@@ -87,10 +100,10 @@ _NEVER = words(
         __subclasses__ __globals__ __code__ __closure__ __builtins__ __self__ __func__ __reduce__
         __reduce_ex__ __getstate__ __setstate__ __dictoffset__ __basicsize__ __itemsize__ __flags__
         __weakrefoffset__ __text_signature__ __loader__ __spec__ __import__ __file__ __path__
-        __traceback__ __objclass__ __abstractmethods__ __class_getitem__ __getattr__ __weakref__
-        __subclasshook__ __prepare__ __instancecheck__ __subclasscheck__ __wrapped__
+        __traceback__ __objclass__ __abstractmethods__ __weakref__
+        __subclasshook__ __prepare__ __wrapped__
         """
-) - {"__class_getitem__", "__getattr__", "__instancecheck__", "__subclasscheck__"}
+)
 
 
 def _is_inherited_from_host(obj: Any, name: str) -> bool:
@@ -325,7 +338,9 @@ def _bounded(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _read_register(obj: Any, name: str) -> Any:
-    """``SomeABC.register(cls)`` changes a class that everybody shares, or makes a class of the code claim others."""
+    """``SomeABC.register(cls)`` changes a class that everybody shares, or makes a class of the code claim
+    others.
+    """
     if isinstance(obj, type) and hasattr(obj, "_abc_impl"):
         if not is_own_class(obj):
             raise deny(name)
@@ -478,9 +493,9 @@ def _check_repeat(left: Any, right: Any) -> Any:
         thing, count = right, left
     else:
         thing, count = left, right
-    if isinstance(count, int) and isinstance(thing, (str, bytes, bytearray, list, tuple)):
-        if len(thing) * count > policy.MAX_ITEMS:
-            raise MemoryError(f"Refused: a repetition of more than {policy.MAX_ITEMS:,} items.")
+    repeats = isinstance(count, int) and isinstance(thing, (str, bytes, bytearray, list, tuple))
+    if repeats and len(thing) * count > policy.MAX_ITEMS:
+        raise MemoryError(f"Refused: a repetition of more than {policy.MAX_ITEMS:,} items.")
     return left
 
 

@@ -1,7 +1,9 @@
 """Iterators that C code can consume for ever, or at any depth, made interruptible and bounded.
 
-A loop in generated code has checkpoints; ``sum(itertools.count())`` is one C call and has none. So the producers are
-subclasses whose ``__iter__`` hands out pieces of a few thousand items with a checkpoint between: the speed is C's.
+A loop in generated code has checkpoints; ``sum(itertools.count())`` is one C call and has none. So the
+producers are
+subclasses whose ``__iter__`` hands out pieces of a few thousand items with a checkpoint between: the speed
+is C's.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def _pieces(iterator: Iterator[Any], limit: float) -> Iterator[Iterator[Any]]:
 
 def interruptible(iterator: Iterator[Any], limit: float = float("inf")) -> Iterator[Any]:
     """The same items, with checkpoints."""
-    return _chained(_pieces(iterator, limit))
+    made: Iterator[Any] = _chained(_pieces(iterator, limit))
+    return made
 
 
 def limited(value: Any) -> Any:
@@ -144,8 +147,19 @@ ENDLESS = (
     "combinations",
     "combinations_with_replacement",
 )
-_LAZY = ("accumulate", "chain", "compress", "dropwhile", "filterfalse", "groupby", "islice", "starmap", "takewhile",
-         "zip_longest", "pairwise")  # fmt: skip
+_LAZY = (
+    "accumulate",
+    "chain",
+    "compress",
+    "dropwhile",
+    "filterfalse",
+    "groupby",
+    "islice",
+    "starmap",
+    "takewhile",
+    "zip_longest",
+    "pairwise",
+)
 
 
 _Chain: Any = _nested(itertools.chain)

@@ -1,4 +1,7 @@
-"""``logging`` for the code: records are printed with its other output; handlers and settings of the process stay away."""
+"""``logging`` for the code: records are printed with its other output.
+
+Handlers and settings of the process stay away.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,10 @@ _root = Logger()
 #: The members of ``logging`` for the code.
 LOGGING: dict[str, Any] = {
     **{name: getattr(logging, name) for name in _LEVELS},
-    **{name: getattr(_root, name) for name in ("critical", "debug", "error", "exception", "info", "log", "warning")},
+    **{
+        name: getattr(_root, name)
+        for name in ("critical", "debug", "error", "exception", "info", "log", "warning")
+    },
     "Logger": Logger,
     "basicConfig": _basic_config,
     "getLevelName": lambda level: logging.getLevelName(level),

@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 
 #: Modules that may always be imported.
 BASE_BUILTIN_MODULES = [
-    "collections", "datetime", "itertools", "math", "queue", "random", "re", "stat", "statistics", "time", "unicodedata",
-]  # fmt: skip
+    "collections",
+    "datetime",
+    "itertools",
+    "math",
+    "queue",
+    "random",
+    "re",
+    "stat",
+    "statistics",
+    "time",
+    "unicodedata",
+]
 
 _ATOMS = (str, int, float, complex, bool, bytes, type(None), type, tuple, frozenset)
 _COPIED = (dict, list, set, bytearray)
@@ -35,7 +45,8 @@ class ModuleView(types.ModuleType):
     def __init__(self, real: types.ModuleType, modules: Modules) -> None:
         super().__init__(real.__name__, real.__doc__)
         fill = object.__getattribute__(self, "__dict__")
-        # Beside the view and not in it: whatever reads the dictionary of a view finds members for the code only.
+        # Beside the view and not in it: whatever reads the dictionary of a view finds members for the code
+        # only.
         _behind[self] = (real, modules)
         version = getattr(real, "__version__", None)
         if isinstance(version, str):

@@ -104,13 +104,18 @@ def _ends(value: Any) -> str:
 
 def _is_small(value: Any) -> bool:
     """True when all containers in ``value`` together hold few items."""
-    left, waiting = _MAX_ITEMS, [value]
-    while waiting:
-        one = waiting.pop()
-        if type(one) not in (list, tuple, set, frozenset, dict):
-            continue
-        left -= len(one) + 1
+    return _left_after(value, _MAX_ITEMS, set()) >= 0
+
+
+def _left_after(value: Any, left: int, above: set[int]) -> int:
+    """``left`` less the items in ``value``; one that holds itself is not looked into again."""
+    if type(value) not in (list, tuple, set, frozenset, dict) or id(value) in above:
+        return left
+    left -= len(value) + 1
+    above.add(id(value))
+    for item in value if type(value) is not dict else value.values():
         if left < 0:
-            return False
-        waiting.extend(one if type(one) is not dict else one.values())
-    return True
+            break
+        left = _left_after(item, left, above)
+    above.discard(id(value))
+    return left

@@ -1,4 +1,7 @@
-"""What the agent's code has made, told apart from what belongs to the host; and the refusal of what is not for it."""
+"""What the agent's code has made, told apart from what belongs to the host.
+
+And the refusal of what is not for it.
+"""
 
 from __future__ import annotations
 

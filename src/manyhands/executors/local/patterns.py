@@ -13,7 +13,8 @@ _REPEATS = (_constants.MAX_REPEAT, _constants.MIN_REPEAT)
 def check_pattern(pattern: Any) -> None:
     """Raise for a repeat of a repeat with nothing fixed between, such as ``(a+)+``.
 
-    ``re`` runs in one C call that nothing can interrupt; such a pattern can keep it busy for years on 50 letters.
+    ``re`` runs in one C call that nothing can interrupt; such a pattern can keep it busy for years on 50
+    letters.
     """
     if isinstance(pattern, (str, bytes)) and _is_explosive(_plain(pattern)):
         raise ValueError(
@@ -51,7 +52,10 @@ def _has_nested_repeat(parts: Any) -> bool:
 
 
 def _is_only_repeats(parts: Any) -> bool:
-    """True when ``parts`` can match one letter in more than one way: nothing in it is fixed, something is long."""
+    """True when ``parts`` can match one letter in more than one way.
+
+    Nothing in it is fixed, something is long.
+    """
     long = False
     for kind, value in parts:
         if kind in _REPEATS:

@@ -15,7 +15,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Marks classes that the agent's code made. The dollar sign cannot be written in Python source; protocols leave
+#: Marks classes that the agent's code made. The dollar sign cannot be written in Python source; protocols
+#: leave
 #: out what begins with ``_abc_``.
 OWN_MARK = "_abc_$own"
 
@@ -41,15 +42,32 @@ PLAIN_DUNDERS = words(
         __enter__ __exit__ __aenter__ __aexit__ __aiter__ __anext__ __await__ __post_init__ __copy__
         __deepcopy__ __init_subclass__ __set_name__ __class_getitem__ __fspath__ __sizeof__
         __notes__ __cause__ __suppress_context__ __members__ __version__ __format__ __slots__
-        __members__ __dataclass_params__ __isabstractmethod__ __array__ __origin__ __args__
+        __dataclass_params__ __isabstractmethod__ __array__ __origin__ __args__
         __value__ __metadata__ __match_args__ __all__ __author__
         """
 )
 
-#: Those of them whose C form does work that has to be bounded, or that reach further: the guard looks at the object.
-_GUARDED_PLAIN = frozenset({"__mul__", "__rmul__", "__imul__", "__pow__", "__rpow__", "__ipow__", "__lshift__",
-                            "__rlshift__", "__ilshift__", "__format__", "__cause__", "__module__", "__class__",
-                            "__origin__", "__args__"})  # fmt: skip
+#: Those of them whose C form does work that has to be bounded, or that reach further: the guard looks at the
+#: object.
+_GUARDED_PLAIN = frozenset(
+    {
+        "__mul__",
+        "__rmul__",
+        "__imul__",
+        "__pow__",
+        "__rpow__",
+        "__ipow__",
+        "__lshift__",
+        "__rlshift__",
+        "__ilshift__",
+        "__format__",
+        "__cause__",
+        "__module__",
+        "__class__",
+        "__origin__",
+        "__args__",
+    }
+)
 
 #: Read without a guard. Everything else with a leading underscore is asked at run time.
 FREE_DUNDERS = PLAIN_DUNDERS - _GUARDED_PLAIN
@@ -60,14 +78,15 @@ INNER_NAMES = words(
         gi_frame gi_code gi_yieldfrom gi_running gi_suspended cr_frame cr_code cr_await cr_origin
         cr_running cr_suspended ag_frame ag_code ag_await ag_running ag_suspended tb_frame tb_next
         tb_lasti tb_lineno f_back f_builtins f_code f_globals f_lasti f_lineno f_locals f_trace
-        f_trace_lines f_trace_opcodes f_generator clear co_code co_consts co_names co_varnames
+        f_trace_lines f_trace_opcodes f_generator co_code co_consts co_names co_varnames
         co_freevars co_cellvars co_filename co_name co_qualname co_positions co_lines co_flags
         co_argcount co_firstlineno co_linetable co_exceptiontable co_nlocals co_stacksize
         func_globals func_code func_closure func_defaults
         """
-) - {"clear"}
+)
 
-#: Names whose meaning depends on what they are read from; their guard answers with a bounded twin for str, int, ...
+#: Names whose meaning depends on what they are read from; their guard answers with a bounded twin for str,
+#: int, ...
 BOUNDED_NAMES = words(
     """
         format format_map mro obj zfill ljust rjust center expandtabs to_bytes register
@@ -79,25 +98,26 @@ BOUNDED_NAMES = words(
 DATALIB_NAMES = words(
     """
     tofile dump to_pickle to_hdf to_sql to_parquet to_feather to_stata to_excel to_orc to_gbq to_clipboard
-    to_csv to_json to_html to_latex to_xml to_markdown to_string query eval apply agg aggregate transform pipe applymap
+    to_csv to_json to_html to_latex to_xml to_markdown to_string query eval apply agg aggregate transform
+    pipe applymap
     """
 )
 
 #: Attribute reads that go through the guard although they carry no underscore.
 GUARDED_NAMES = INNER_NAMES | BOUNDED_NAMES | DATALIB_NAMES
 
+#: Those of them that are kept by the interpreter: no class body may define them.
+_KEPT = words("__class__ __notes__ __cause__ __suppress_context__ __value__ __dataclass_params__")
+
 #: Double-underscore methods that a class body may define.
-DEFINABLE = (
-    PLAIN_DUNDERS
-    - {"__class__", "__notes__", "__cause__", "__suppress_context__", "__value__", "__dataclass_params__"}
-) | words(
+DEFINABLE = (PLAIN_DUNDERS - _KEPT) | words(
     """
-        __new__ __del__ __subclasshook__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__ __get__ __set__
-        __delete__ __prepare__ __instancecheck__ __subclasscheck__ __slots__ __annotations_cache__
-        __reduce__ __getstate__ __setstate__ __array_ufunc__ __array_priority__ __hash__ __or__
-        __replace__ __contains__ __getnewargs__ __version__ __author__
+        __new__ __del__ __subclasshook__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__ __get__
+        __set__
+        __delete__ __prepare__ __instancecheck__ __subclasscheck__ __array_ufunc__ __array_priority__
+        __replace__
         """
-) - {"__annotations_cache__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__"}
+)
 
 #: Names with double underscores that may be used as variables.
 DUNDER_VARIABLES = frozenset(
@@ -105,18 +125,12 @@ DUNDER_VARIABLES = frozenset(
 )
 
 #: On a metaclass these would let a pattern or ``isinstance`` read attributes of foreign objects.
-FORBIDDEN_ON_METACLASS = frozenset(
-    {
-        "__getattribute__",
-        "__getattr__",
-        "__instancecheck__",
-        "__subclasscheck__",
-        "__match_args__",
-        "__prepare__",
-        "__subclasshook__",
-        "__call__",
-    }  # fmt: skip
-) - {"__call__"}
+FORBIDDEN_ON_METACLASS = words(
+    """
+        __getattribute__ __getattr__ __instancecheck__ __subclasscheck__ __match_args__ __prepare__
+        __subclasshook__
+        """
+)
 
 #: Private names of named tuples, enums and ctypes-free data classes that are public by their documentation.
 DOCUMENTED_PRIVATE = frozenset(

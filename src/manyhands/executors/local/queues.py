@@ -1,4 +1,7 @@
-"""``queue`` for the code: waiting lets its other strands work, and there is no lock that could stop the loop."""
+"""``queue`` for the code.
+
+Waiting lets its other strands work, and there is no lock that could stop the loop.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ _MAX_DEPTH = 20
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """``value`` without objects of subclasses of ``str``, ``int``, ... in it, also inside plain containers."""
+    """``value`` without objects of subclasses of ``str``, ``int``, ...
+
+    In it, also inside plain containers.
+    """
     kind = type(value)
     if kind in _ATOMS or depth > _MAX_DEPTH:
         return value
