@@ -1,5 +1,6 @@
 # make demo     a few hundred agents at work, without a key: begin here
 # make test     the tests
+# make test-sdk   the models whose SDKs are large (litellm, torch): a gigabyte to download
 # make test-live  the tests that ask real providers, with the keys in your environment
 # make check    format, lint, types
 # make bench    the benchmarks
@@ -14,7 +15,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live check bench docs clean
+.PHONY: help demo test test-sdk test-live check bench docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -24,6 +25,9 @@ demo: $(STAMPS)/package
 
 test: $(STAMPS)/test
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-sdk: $(STAMPS)/test $(STAMPS)/sdk
+	@$(BIN)/python -m pytest tests/models $(ARGS)
 
 test-live: $(STAMPS)/test
 	@MANYHANDS_LIVE=1 $(BIN)/python -m pytest tests/models -k live $(ARGS)
@@ -72,8 +76,8 @@ $(STAMPS)/pip: $(STAMPS)/venv
 	@$(PIP) install --upgrade 'pip>=25.1'
 	@touch $@
 
-$(STAMPS)/test $(STAMPS)/docs: $(STAMPS)/%: pyproject.toml $(STAMPS)/pip
-	@echo "Installing what 'make $*' needs ..."
+$(STAMPS)/test $(STAMPS)/sdk $(STAMPS)/docs: $(STAMPS)/%: pyproject.toml $(STAMPS)/pip
+	@echo "Installing the packages of '$*' ..."
 	@$(PIP) install -e . --group $*
 	@touch $@ $(STAMPS)/package
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from manyhands.events import ActionOutput, StreamEvent
     from manyhands.executors.base import PythonExecutor
     from manyhands.limits.budget import Budget
+    from manyhands.limits.redis.slots import RedisConcurrencyRegistry
     from manyhands.limits.registry import ConcurrencyRegistry
     from manyhands.limits.runs import RunLimits
     from manyhands.loop import Acting
@@ -96,7 +97,7 @@ class MultiStepAgent:
         max_concurrency: Most runs of the agent at once; more wait, first come first served.
         max_queued: Most runs of one tenant that may wait; more are refused with ``QueueFullError``.
         tenant_weights: Shares of tenants that differ from 1, by tenant.
-        registry: A ``ConcurrencyRegistry``: its limit for the agent's name counts as well.
+        registry: A ``ConcurrencyRegistry``, or one over Redis: its limit for the agent's name counts as well.
         budget: What each run may use up, with the runs it starts: ``tokens``, ``requests``, ``money`` (US
             dollars), ``seconds``, ``steps``, ``tool_calls``.
         max_depth: Most generations of managed agents below a run.
@@ -138,7 +139,7 @@ class MultiStepAgent:
         max_concurrency: int | None = None,
         max_queued: int | None = None,
         tenant_weights: Mapping[str, float] | None = None,
-        registry: ConcurrencyRegistry | None = None,
+        registry: ConcurrencyRegistry | RedisConcurrencyRegistry | None = None,
         budget: Mapping[str, float] | None = None,
         max_depth: int | None = None,
         max_breadth: int | None = None,

@@ -8,6 +8,7 @@
 :mod:`~manyhands.limits.rate`          requests and tokens per minute, shared by key
 :mod:`~manyhands.limits.budget`        what a run, its descendants or a batch may use up in all
 :mod:`~manyhands.limits.tree`          how deep and how broad a tree of sub-agents may grow
+:mod:`~manyhands.limits.redis`         names and rates shared by many processes
 :mod:`~manyhands.limits.limited`       a model with its slots and rates around it
 :mod:`~manyhands.limits.retry`         a model that is asked again when that can help
 :mod:`~manyhands.limits.fallback`      several models behind one face
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from manyhands.limits.rate import observe_headers as observe_headers
     from manyhands.limits.rate import rate_key as rate_key
     from manyhands.limits.rate import shared as shared
+    from manyhands.limits.redis.link import RedisUnavailableError as RedisUnavailableError
+    from manyhands.limits.redis.rate import RedisRateLimiter as RedisRateLimiter
+    from manyhands.limits.redis.rate import RedisReservation as RedisReservation
+    from manyhands.limits.redis.slots import RedisConcurrencyRegistry as RedisConcurrencyRegistry
     from manyhands.limits.registry import ConcurrencyRegistry as ConcurrencyRegistry
     from manyhands.limits.registry import get_concurrency_registry as get_concurrency_registry
     from manyhands.limits.retry import RetryDetails as RetryDetails

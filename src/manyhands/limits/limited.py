@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from manyhands.limits.rate import Reservation
+    from manyhands.limits.redis.rate import RedisRateLimiter, RedisReservation
     from manyhands.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage
 
 # Seconds that a key rests after a refusal that names no time.
@@ -46,7 +47,7 @@ class LimitedModel(ModelWrapper):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         slots: CapacityLimiter | None = None,
-        rate: RateLimiter | None = None,
+        rate: RateLimiter | RedisRateLimiter | None = None,
         key: str | None = None,
     ) -> None:
         super().__init__(model)
@@ -94,12 +95,12 @@ class _Call:
 
     __slots__ = ("_before", "_expected", "_model", "_reservation", "_used")
 
-    _reservation: Reservation
+    _reservation: Reservation | RedisReservation
 
     def __init__(self, model: LimitedModel, messages: list[ChatMessage], options: dict[str, Any]) -> None:
         self._model = model
         self._expected = model._estimator.guess(messages, {**options, **model.kwargs})
-        self._before: Reservation | None = None
+        self._before: Reservation | RedisReservation | None = None
         self._used: TokenUsage | None = None
 
     async def __aenter__(self) -> _Call:

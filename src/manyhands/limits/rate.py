@@ -28,6 +28,8 @@ from manyhands.limits.waiting import checked_timeout, refuse_on_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from manyhands.limits.redis.rate import RedisReservation
+
 # Share of the configured rate below which a refused load counts as light.
 _LIGHT = 0.1
 
@@ -406,7 +408,9 @@ def rate_key(provider: str, account: str | None, model: str) -> str:
     return f"{provider}/{who}/{model}"
 
 
-current_reservation: ContextVar[Reservation | None] = ContextVar("manyhands_reservation", default=None)
+current_reservation: ContextVar[Reservation | RedisReservation | None] = ContextVar(
+    "manyhands_reservation", default=None
+)
 
 
 def observe_headers(headers: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from manyhands.limits.tree import RunTree
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from manyhands.limits.redis.slots import RedisConcurrencyRegistry
     from manyhands.limits.registry import ConcurrencyRegistry
     from manyhands.run import Run
 
@@ -39,7 +40,7 @@ class RunLimits:
         max_concurrency: int | None = None,
         max_queued: int | None = None,
         tenant_weights: Mapping[str, float] | None = None,
-        registry: ConcurrencyRegistry | None = None,
+        registry: ConcurrencyRegistry | RedisConcurrencyRegistry | None = None,
         budget: Mapping[str, float] | None = None,
         max_depth: int | None = None,
         max_breadth: int | None = None,

@@ -61,11 +61,14 @@ def test_the_text_of_a_large_value_is_bounded(source: str) -> None:
     """In size and in time."""
     executor = LocalPythonExecutor()
     executor(f"x = {source}")
-    start = time.perf_counter()
-    shown = executor("x").shown
-    assert shown is not None
-    assert len(shown) < MAX_SHOWN + 200
-    assert time.perf_counter() - start < 0.5
+    took = []
+    for _ in range(3):  # the best counts: other work on the machine is not the executor's
+        start = time.perf_counter()
+        shown = executor("x").shown
+        took.append(time.perf_counter() - start)
+        assert shown is not None
+        assert len(shown) < MAX_SHOWN + 200
+    assert min(took) < 0.5
 
 
 def test_both_ends_of_a_long_list_are_shown() -> None:

@@ -55,6 +55,8 @@ class RedisUnavailableError(AgentError, ConnectionError):
             f"The Redis at {where}, which keeps the shared limits, cannot be used: {said}. Check that it "
             "runs, that this process can reach it, and that address and password are right."
         )
+        if isinstance(reason, BaseException):
+            self.__cause__ = reason
 
 
 class Waiter:
@@ -228,6 +230,14 @@ class Link:
             listening.cancel()
             raise
         listening.set_result(None)
+        try:
+            await self._listen_and_renew()
+        except Exception as error:
+            # Whoever waits must not sleep on when nobody listens any more.
+            self._fail(error)
+            raise
+
+    async def _listen_and_renew(self) -> None:
         pulse = self.lease / _BEATS
         due = self.loop.time() + pulse
         while True:
@@ -247,8 +257,9 @@ class Link:
                 return False  # what was called in between was not heard
             message = await self._pubsub.get_message(timeout=max(0.0, due - self.loop.time()))
         except Exception as error:
+            if self._pubsub is not None:  # the first failure of an outage; the next ones say the same
+                logger.warning("%s Trying again.", RedisUnavailableError(self.where, error))
             await self._unsubscribe()
-            logger.warning("%s Trying again.", RedisUnavailableError(self.where, error))
             await asyncio.sleep(min(1.0, self.lease / _BEATS))
             return False
         if message is not None and message["type"] == "message":
@@ -287,8 +298,11 @@ class Link:
             if self.loop.time() - self._heard_at < self.lease:
                 return
             # Nothing holds their place any more.
-            for waiter in self.waiting.values():
-                waiter.call(error)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        for waiter in self.waiting.values():
+            waiter.call(error)
 
     # --- The end ---------------------------------------------------------------------------------
 

@@ -281,11 +281,11 @@ local function refused_pace()
   return math.min(rate, math.max(least, state.requests.used / minute))
 end
 
-local function pause(seconds, epoch)
+local function pause(seconds, epoch, seen)
   state.paused = math.max(state.paused, now + math.max(0, seconds))
   if epoch == '' or tonumber(epoch) == state.epoch then
     state.epoch = state.epoch + 1
-    local refused = math.max(SLOWEST, refused_pace())
+    local refused = math.max(SLOWEST, tonumber(seen) or refused_pace())
     state.ramp = {refused = refused, began = state.paused, next = state.paused}
     if state.tokens.level then state.tokens.level = math.min(state.tokens.level, 0) end
   elseif state.ramp and now < state.ramp.began then
@@ -400,8 +400,8 @@ function operations.settle(request, requests, use, tokens)
   serve('')
 end
 
-function operations.pause(seconds, epoch)
-  pause(tonumber(seconds), epoch)
+function operations.pause(seconds, epoch, seen)
+  pause(tonumber(seconds), epoch, seen)
   serve('')
 end
 

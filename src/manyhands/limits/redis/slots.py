@@ -302,7 +302,9 @@ class RedisConcurrencyRegistry:
         names = sorted({*used, *limited})
         stats = await asyncio.gather(*(self._look(name) for name in names))
         return {
-            name: one for name, one in zip(names, stats, strict=True) if one.held or one.waiting or name in limited
+            name: one
+            for name, one in zip(names, stats, strict=True)
+            if one.held or one.waiting or name in limited
         }
 
     def stats(self) -> dict[str, SlotStats]:
