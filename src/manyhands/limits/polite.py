@@ -1,4 +1,4 @@
-"""The limits that a model behind an API carries itself: what its constructor takes, put around its requests."""
+"""The limits that a model behind an API carries itself, put around its requests."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Bare(ModelWrapper):
 
 
 class PoliteModel(ModelWrapper):
-    """Goes through a rate limiter from the first refusal on; until then it costs next to nothing.
+    """Goes through a rate limiter from the first refusal on; until then it costs nearly nothing.
 
-    Models with one key share that limiter: a ``Retry-After`` that one of them is told holds all of them, once.
+    Models with one key share that limiter: a ``Retry-After`` told to one of them holds all of them, once.
 
     Args:
         model: The model.
-        limits: Arguments of :class:`~manyhands.limits.limited.LimitedModel`; with any, it counts from the start.
+        limits: Arguments of :class:`~manyhands.limits.limited.LimitedModel`; with any, it counts at once.
     """
 
     def __init__(self, model: Any, **limits: Any) -> None:

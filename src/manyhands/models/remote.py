@@ -24,8 +24,8 @@ from manyhands.models.sse import EventReader
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from manyhands.messages import ChatMessageStreamDelta
     from manyhands.limits.retry import RetryPolicy
+    from manyhands.messages import ChatMessageStreamDelta
     from manyhands.models.endpoint import Endpoint
     from manyhands.models.http import Client
 
@@ -234,7 +234,7 @@ class RemoteModel(Model):
         tools_to_call_from: list[Any] | None = None,
         **kwargs: Any,
     ) -> ChatMessage:
-        """Make one request, without limits and retries; arguments and errors are those of :meth:`agenerate`."""
+        """Make one request, without limits and retries; otherwise as :meth:`agenerate`."""
         request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
         cut = request.cut
         if self.client is not None:
@@ -256,7 +256,7 @@ class RemoteModel(Model):
         tools_to_call_from: list[Any] | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Make one request for a reply in pieces, without limits and retries; see :meth:`agenerate_stream`."""
+        """Make one request, without limits and retries; otherwise as :meth:`agenerate_stream`."""
         kwargs = {**self._streaming, **kwargs}
         request = await self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
         reply = self._reader(request.cut)

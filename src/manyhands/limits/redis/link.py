@@ -36,7 +36,11 @@ _BEATS = 3
 # Most scripts sent in one go: Redis serves others in between.
 _BATCH = 512
 # Options of a client that belong to its own pool and cannot be copied to another.
-_OWN_TO_A_POOL = ("maint_", "oss_", "orig_", "event_dispatcher")
+_OWN_TO_A_POOL = ("maint_", "oss_", "orig_", "event_dispatcher", "lib_")
+
+
+# Links stay until their loop ends, also if nobody else keeps them: only then are they closed in order.
+_open: set[Link] = set()
 
 
 class RedisUnavailableError(AgentError, ConnectionError):
@@ -128,6 +132,10 @@ class Link:
         self._listening: asyncio.Future[None] | None = None
         self._count = 0
         self._heard_at = -math.inf
+        for link in list(_open):
+            if link.loop.is_closed():  # without a word: its connections are gone
+                _open.discard(link)
+        _open.add(self)
 
     def new_ticket(self) -> str:
         """Return a ticket that nobody else has."""
@@ -319,6 +327,7 @@ class Link:
         await self._unsubscribe()
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
+        _open.discard(self)
 
 
 def _looked_at(future: asyncio.Future[Any]) -> None:
@@ -346,12 +355,19 @@ def pool_maker(where: str | Redis, patience: float) -> Callable[[], ConnectionPo
     Raises:
         TypeError: ``where`` is neither.
     """
+    from redis import __version__
     from redis.asyncio import ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.driver_info import DriverInfo
 
-    # Scripts may be run twice; one retry outlives a connection that the server closed meanwhile.
-    ours: dict[str, Any] = {"decode_responses": True, "retry": Retry(NoBackoff(), 1)}
+    ours: dict[str, Any] = {
+        "decode_responses": True,
+        # Scripts may be run twice; one retry outlives a connection that the server closed meanwhile.
+        "retry": Retry(NoBackoff(), 1),
+        # Unless told, every connection reads its version from disk, which blocks the loop.
+        "driver_info": DriverInfo(lib_version=__version__),
+    }
     times = {"socket_timeout": patience, "socket_connect_timeout": patience}
     if isinstance(where, str):
         return lambda: ConnectionPool.from_url(where, **times, **ours)
