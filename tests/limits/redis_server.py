@@ -28,7 +28,7 @@ server.wait()
 _WORKER = """
 import asyncio, sys
 from redis.asyncio import Redis
-from manyhands.limits import RedisConcurrencyRegistry
+from manyhands.limits import RedisConcurrencyRegistry, RedisRateLimiter
 
 async def do(redis, registry, line):
     what, name, *rest = line.split()
@@ -39,6 +39,8 @@ async def do(redis, registry, line):
     elif what == "queue":
         async with registry.throttle(name):
             await redis.rpush("order", rest[0])
+    elif what == "reserve":
+        await RedisRateLimiter(sys.argv[1], name, lease=float(sys.argv[2])).reserve(float(rest[0]))
     elif what == "crowd":
         await asyncio.gather(*(visit(redis, registry, name) for _ in range(int(rest[0]))))
     print(line, flush=True)

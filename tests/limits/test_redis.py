@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,6 +84,10 @@ async def until_waiting(limits: RedisConcurrencyRegistry | RedisRateLimiter, cou
         return sum(one.waiting for one in (await limits.astats()).values()) == count
 
     await true(waiting)
+
+
+def is_waiting(registry: RedisConcurrencyRegistry, count: int) -> bool:
+    return registry.waiting("x") == count
 
 
 class TestSlots:
@@ -297,7 +302,7 @@ class TestProcesses:
         with workers(url, 3) as started:
             for turn in range(9):
                 started[turn % 3].ask(f"queue x {turn}")
-                until(lambda waiting=turn + 1: registry.waiting("x") == waiting)
+                until(partial(is_waiting, registry, turn + 1))
             registry.release("x")
             for turn in range(9):
                 started[turn % 3].done()
@@ -332,6 +337,19 @@ class TestProcesses:
             assert second.done() == "acquire x"
             assert registry.held("x") == 1
             until(lambda: registry.waiting("x") == 0)
+
+    def test_a_killed_caller_at_the_head_of_a_rates_line_is_passed_over(self, url: str) -> None:
+        limiter = RedisRateLimiter(url, "key", tokens_per_minute=60, token_burst_seconds=60, lease=LEASE)
+        limiter.throttle(59)
+        with workers(url, 1, LEASE) as (worker,):
+            worker.ask("reserve key 60")
+            until(lambda: limiter.stats().waiting == 1)
+            behind = in_thread(lambda: limiter.reserve_sync(1))
+            until(lambda: limiter.stats().waiting == 2)
+            assert not behind.done()
+            worker.kill()
+            assert behind.result(20).tokens == 1
+        until(lambda: limiter.stats().waiting == 0)
 
     def test_the_server_dies_with_whoever_started_it(self) -> None:
         server = RedisServer(str(BINARY))

@@ -76,6 +76,12 @@ ENDLESS = {
 }
 
 
+@pytest.mark.parametrize("bases", ["itertools.count()", "iter(int, 1)", "itertools.repeat(int)"])
+async def test_a_class_cannot_be_made_from_endless_bases(bases: str) -> None:
+    with pytest.raises(InterpreterError, match="bases must be a tuple"):
+        await LocalPythonExecutor(timeout_seconds=5).acall(f"import itertools\ntype('X', {bases}, {{}})")
+
+
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_endless_code_ends_at_its_limit(source: str) -> None:
     """Whatever form the loop has, it ends soon after its time."""

@@ -115,6 +115,8 @@ def typeof(obj: Any, /) -> Any:
 
 def check_bases(bases: Any) -> None:
     """Raise for host classes that the code may not inherit from."""
+    if type(bases) not in (tuple, list):  # an endless iterable would never be gone through
+        raise TypeError(f"bases must be a tuple, not {type(bases).__name__}")
     for base in bases:
         if issubclass(type(base), type):
             _check_base(base)

@@ -261,7 +261,7 @@ class RedisRateLimiter:
 
     async def apause(self, seconds: float) -> None:
         """Do as :meth:`pause`, and return when it holds."""
-        await self._send(await self._links.get(), "pause", seconds, "", "")
+        await self._say("pause", seconds, "", "")
 
     def observe(self, headers: Mapping[str, str], reservation: RedisReservation | None = None) -> None:
         """Take in what a provider's headers say about its limits and what is left of them.
@@ -331,12 +331,15 @@ class RedisRateLimiter:
             run_in_background(self._say(operation, *args))
             return
         if link is not None and link.loop is loop and not link.closed:
-            self._send(link, operation, *args)
+            self._once(link, operation, *args)
         else:
             start_in_background(self._say(operation, *args))
 
     async def _say(self, operation: str, *args: object) -> None:
-        await self._send(await self._links.get(), operation, *args)
+        await self._once(await self._links.get(), operation, *args)
+
+    def _once(self, link: Link, operation: str, *args: object) -> asyncio.Future[Any]:
+        return self._send(link, "once", link.new_ticket(), operation, *args)
 
     @staticmethod
     def _from_sync(call: str, instead: str, work: Coroutine[Any, Any, T]) -> T:

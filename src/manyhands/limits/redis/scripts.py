@@ -434,6 +434,13 @@ function operations.configure(before)
   serve('')
 end
 
+-- What changes something by an amount: a second sending of the same says nothing new.
+function operations.once(id, what, ...)
+  if redis.call('SET', grants .. id, '', 'NX', 'PX', math.ceil(2000 * lease)) then
+    return operations[what](...)
+  end
+end
+
 function operations.stats()
   return {number(state.requests.limit or math.huge), number(state.tokens.limit or math.huge),
     number(state.requests.used), number(state.tokens.used), redis.call('ZCARD', line),
