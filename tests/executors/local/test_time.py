@@ -76,6 +76,12 @@ ENDLESS = {
 }
 
 
+@pytest.mark.parametrize("use", ["list(type)", "1 in type", "max(*type)", "[*type]", "[x for x in type]"])
+async def test_the_class_of_classes_cannot_be_iterated(use: str) -> None:
+    with pytest.raises(InterpreterError, match="iterable"):
+        await LocalPythonExecutor(timeout_seconds=5).acall(use)
+
+
 @pytest.mark.parametrize("bases", ["itertools.count()", "iter(int, 1)", "itertools.repeat(int)"])
 async def test_a_class_cannot_be_made_from_endless_bases(bases: str) -> None:
     with pytest.raises(InterpreterError, match="bases must be a tuple"):

@@ -189,6 +189,9 @@ class Twin(type):
     def __getitem__(cls, item: Any) -> Any:
         return types.GenericAlias(cls, item)
 
+    # What has items is iterated by number where nothing else is said: `list(type)` would never end.
+    __iter__ = None
+
 
 def _original(twin: type) -> Any:
     return owned.own_dict(twin).get("$original")
