@@ -75,13 +75,17 @@ def extract_structured_code(text: str) -> str:
     return str(found.group(1) if found else code).strip()
 
 
+# Any use but a call: without one there is nothing to rename, and no need to parse.
+_NOT_CALLED = re.compile(r"final_answer(?![ \t]*\()")
+
+
 def rename_final_answer_variable(code: str) -> str:
     """Rename a variable called ``final_answer``, which models like to write, to keep the tool callable.
 
     Args:
         code: Python; returned unchanged if it does not parse or assigns no such variable.
     """
-    if "final_answer" not in code:
+    if _NOT_CALLED.search(code) is None:
         return code
     try:
         tree = ast.parse(code)
