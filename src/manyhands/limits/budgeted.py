@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.limits.budget import current_budget
 from manyhands.limits.estimate import Estimator, estimate_prompt
-from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
+from manyhands.limits.wrapping import ModelWrapper, closing_stream
 from manyhands.messages import DeltaFold, TokenUsage
-from manyhands.models.base import ask
+from manyhands.models.base import ask, request_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

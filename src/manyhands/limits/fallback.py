@@ -6,8 +6,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, AgentGenerationError
-from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
-from manyhands.models.base import Model, ask
+from manyhands.limits.wrapping import ModelWrapper, closing_stream
+from manyhands.models.base import Model, ask, request_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

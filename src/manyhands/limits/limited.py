@@ -10,8 +10,8 @@ from manyhands.limits.capacity import CapacityLimiter
 from manyhands.limits.estimate import Estimator
 from manyhands.limits.rate import RateLimiter, current_reservation, rate_key, shared
 from manyhands.limits.retry import LIMITER_KNOWS, RetryingModel, RetryPolicy
-from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
-from manyhands.models.base import ask
+from manyhands.limits.wrapping import ModelWrapper, closing_stream
+from manyhands.models.base import ask, request_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

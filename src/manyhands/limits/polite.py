@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from manyhands.errors import RateLimitError
 from manyhands.limits.limited import LimitedModel
 from manyhands.limits.retry import LIMITER_KNOWS, RetryingModel, RetryPolicy
-from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
-from manyhands.models.base import ask
+from manyhands.limits.wrapping import ModelWrapper, closing_stream
+from manyhands.models.base import ask, request_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,11 +66,11 @@ class PoliteModel(ModelWrapper):
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
         if self._limited is not None:
             return await ask(self._limited, messages, **options)
-        self._count()
+        self.count()
         try:
             return await ask(self.model, messages, **options)
         except RateLimitError as error:
-            self._refused(error)
+            self.refused(error)
             raise
 
     async def agenerate_stream(
@@ -83,16 +83,21 @@ class PoliteModel(ModelWrapper):
     ) -> AsyncIterator[ChatMessageStreamDelta]:
         """Ask for a reply in pieces."""
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
-        self._count()
+        self.count()
         try:
             async with closing_stream(self._limited or self.model, messages, options) as deltas:
                 async for delta in deltas:
                     yield delta
         except RateLimitError as error:
-            self._refused(error)
+            self.refused(error)
             raise
 
-    def _refused(self, error: RateLimitError) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has to be waited for: no limit is set, and no refusal has come yet."""
+        return self._limited is None
+
+    def refused(self, error: RateLimitError) -> None:
         """From now on wait in the line of the key, which rests as long as the provider asks."""
         if getattr(error, LIMITER_KNOWS, False):
             return
@@ -104,12 +109,26 @@ class PoliteModel(ModelWrapper):
             self._limited.rate.pause(seconds, pace=pace)
         vars(error)[LIMITER_KNOWS] = True
 
-    def _count(self) -> None:
+    def count(self) -> None:
         """Count requests a minute or so back, for the pace at which a refusal finds us."""
         now = time.monotonic()
         if now - self._since > LONGEST:
             self._asked, self._since = 0, now
         self._asked += 1
+
+
+class PatientModel(RetryingModel):
+    """The requests of a model with retries around its gate.
+
+    Attributes:
+        gate: The gate, for those who may pass it without a word.
+    """
+
+    @property
+    def gate(self) -> PoliteModel:
+        """The gate."""
+        gate: PoliteModel = self.model
+        return gate
 
 
 def polite(
@@ -140,4 +159,4 @@ def polite(
     gate = PoliteModel(Bare(model), **given)
     if not retry:
         return gate
-    return RetryingModel(gate, retry if isinstance(retry, RetryPolicy) else None)
+    return PatientModel(gate, retry if isinstance(retry, RetryPolicy) else None)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, ConnectionFailedError, ProviderError, RateLimitError, ServerError
-from manyhands.limits.wrapping import ModelWrapper, closing_stream, request_options
-from manyhands.models.base import ask
+from manyhands.limits.wrapping import ModelWrapper, closing_stream
+from manyhands.models.base import ask, request_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -151,7 +151,23 @@ class RetryingModel(ModelWrapper):
     ) -> ChatMessage:
         """Ask for a reply, again if need be; the last error is raised with the earlier ones as notes."""
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
+        return await self._ask(_Tries(self), messages, options)
+
+    async def resume(
+        self, error: Exception, messages: list[ChatMessage], options: dict[str, Any]
+    ) -> ChatMessage:
+        """Go on after a first attempt that somebody else has made.
+
+        Args:
+            error: How that attempt failed.
+            messages: The conversation.
+            options: The other arguments of the request.
+        """
         tries = _Tries(self)
+        await tries.wait_after(error)
+        return await self._ask(tries, messages, options)
+
+    async def _ask(self, tries: _Tries, messages: list[ChatMessage], options: dict[str, Any]) -> ChatMessage:
         while True:
             try:
                 return await ask(self.model, messages, **options)

@@ -62,21 +62,6 @@ class ModelWrapper(Model):
         return f"{type(self).__name__}({self.model!r})"
 
 
-def request_options(
-    stop_sequences: list[str] | None,
-    response_format: dict[str, Any] | None,
-    tools_to_call_from: list[Any] | None,
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    """Return the arguments of a request in one mapping, to be passed on."""
-    return {
-        "stop_sequences": stop_sequences,
-        "response_format": response_format,
-        "tools_to_call_from": tools_to_call_from,
-        **more,
-    }
-
-
 def closing_stream(
     model: Any, messages: list[ChatMessage], options: dict[str, Any]
 ) -> aclosing[AsyncGenerator[ChatMessageStreamDelta, None]]:

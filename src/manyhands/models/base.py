@@ -182,6 +182,21 @@ def _public(values: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def request_options(
+    stop_sequences: list[str] | None,
+    response_format: dict[str, Any] | None,
+    tools_to_call_from: list[Any] | None,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the arguments of a request in one mapping, to be passed on."""
+    return {
+        "stop_sequences": stop_sequences,
+        "response_format": response_format,
+        "tools_to_call_from": tools_to_call_from,
+        **more,
+    }
+
+
 async def ask(model: Any, messages: list[ChatMessage], **options: Any) -> ChatMessage:
     """Ask any kind of model for a reply.
 

@@ -11,10 +11,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from manyhands._bridge import workers
-from manyhands.errors import ConnectionFailedError, ProviderError, ServerError
+from manyhands.errors import ConnectionFailedError, ProviderError, RateLimitError, ServerError
 from manyhands.messages import ChatMessage, DeltaFold
 from manyhands.models import codec, failures, sdk
-from manyhands.models.base import Model
+from manyhands.models.base import Model, request_options
 from manyhands.models.cleaning import REMOVE_PARAMETER, remove_content_after_stop_sequences
 from manyhands.models.endpoint import Timeouts
 from manyhands.models.events import ObjectStream
@@ -24,6 +24,7 @@ from manyhands.models.sse import EventReader
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    from manyhands.limits.polite import PoliteModel
     from manyhands.limits.retry import RetryPolicy
     from manyhands.messages import ChatMessageStreamDelta
     from manyhands.models.endpoint import Endpoint
@@ -108,7 +109,8 @@ class RemoteModel(Model):
         self.extra_headers = dict(extra_headers or {})
         self.extra_body = dict(extra_body or {})
         self._limits = (requests_per_minute, tokens_per_minute, max_concurrency, retry)
-        self._way: Any = None
+        self._around: Any = None
+        self._gate: PoliteModel | None = None
         self._connection: Client | None = None
         self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
 
@@ -188,10 +190,28 @@ class RemoteModel(Model):
         Raises:
             ProviderError: The provider gave none; its class says whose fault that is.
         """
-        way = self._way or self._polite()
-        asked = way(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
-        del messages  # held by thousands of waiting calls, it adds up
-        reply: ChatMessage = await asked
+        around = self._around or self._polite()
+        given: tuple[Any, Any, Any] = (stop_sequences, response_format, tools_to_call_from)
+        if around is self:
+            bare: ChatMessage = await self.request(messages, *given, **kwargs)
+            return bare
+        gate = self._gate
+        if gate is None or not gate.is_open:
+            limited: ChatMessage = await around.agenerate(messages, *given, **kwargs)
+            return limited
+        gate.count()
+        try:
+            # While there is nothing to wait for, a request goes straight to the wire: most succeed at once.
+            return await self.request(messages, *given, **kwargs)
+        except ProviderError as error:
+            return await self._again(error, messages, request_options(*given, kwargs))
+
+    async def _again(
+        self, error: ProviderError, messages: list[ChatMessage], options: dict[str, Any]
+    ) -> ChatMessage:
+        if isinstance(error, RateLimitError) and self._gate is not None:
+            self._gate.refused(error)
+        reply: ChatMessage = await self._around.resume(error, messages, options)
         return reply
 
     async def agenerate_stream(
@@ -207,8 +227,8 @@ class RemoteModel(Model):
         Yields:
             Pieces of the reply; the last one holds the token counts.
         """
-        owner = getattr(self._way or self._polite(), "__self__", self)
-        stream = self.request_stream if owner is self else owner.agenerate_stream
+        around = self._around or self._polite()
+        stream = self.request_stream if around is self else around.agenerate_stream
         async with aclosing(
             stream(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
         ) as deltas:
@@ -216,15 +236,16 @@ class RemoteModel(Model):
                 yield delta
 
     def _polite(self) -> Any:
-        """Return how a reply is asked for: through the limits of this model, where it has any."""
+        """Return who is asked: this model with its limits and retries around it, itself if it has none."""
         from manyhands.limits.polite import polite
 
         requests, tokens, slots, retry = self._limits
         around = polite(
             self, requests_per_minute=requests, tokens_per_minute=tokens, max_concurrency=slots, retry=retry
         )
-        self._way = self.request if around is None else around.agenerate
-        return self._way
+        self._gate = getattr(around, "gate", None)
+        self._around = self if around is None else around
+        return self._around
 
     async def request(
         self,
@@ -347,7 +368,13 @@ class RemoteModel(Model):
         return Client(self.endpoint())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_connection": None, "_connecting": {}, "_way": None}  # copies connect anew
+        return {
+            **vars(self),
+            "_connection": None,
+            "_connecting": {},
+            "_around": None,
+            "_gate": None,
+        }  # copies connect anew
 
     async def _open(self, request: Request) -> ObjectStream | sdk.SdkStream:
         if self.client is not None:
