@@ -2,7 +2,7 @@
 
 Deny by default: a node type without a ``visit_`` method here is refused, so new syntax of a new Python
 cannot slip in.
-Three things are added. *Checkpoints* (``if $due: $tick()``) at loop heads, in comprehensions and at function
+Three things are added. *Checkpoints* (``if $due is not None: $tick()``) at loop heads, in comprehensions and at function
 entry let
 the scheduler take the processor away and end the code. *Guards* (``$getattr(obj, "_x")``) stand wherever
 what is

@@ -133,21 +133,23 @@ class Rules:
         return ast.Constant(value, **where(node))
 
     def checkpoint(self, node: ast.AST) -> ast.stmt:
-        """``if $due: $tick()``."""
+        """``if $due is not None: $tick()``."""
         at = where(node)
-        return ast.If(self.load(DUE, node), [ast.Expr(self.call(TICK, node), **at)], [], **at)
+        return ast.If(self._due(node, ast.IsNot()), [ast.Expr(self.call(TICK, node), **at)], [], **at)
 
     def brake(self, node: ast.AST, *otherwise: ast.stmt) -> ast.stmt:
-        """``if $due: if not $alive(): <otherwise>``; ``$alive`` raises when the code has to stop."""
+        """A checkpoint with ``if not $alive(): <otherwise>``; ``$alive`` raises when the code has to stop."""
         at = where(node)
         gone = ast.UnaryOp(ast.Not(), self.call(ALIVE, node), **at)
-        return ast.If(self.load(DUE, node), [ast.If(gone, list(otherwise), [], **at)], [], **at)
+        return ast.If(self._due(node, ast.IsNot()), [ast.If(gone, list(otherwise), [], **at)], [], **at)
 
     def on_time(self, node: ast.AST, then: str = TICK) -> ast.expr:
-        """``not $due or $tick()``, which is always true."""
-        at = where(node)
-        early = ast.UnaryOp(ast.Not(), self.load(DUE, node), **at)
-        return ast.BoolOp(ast.Or(), [early, self.call(then, node)], **at)
+        """``$due is None or $tick()``, which is always true."""
+        return ast.BoolOp(ast.Or(), [self._due(node, ast.Is()), self.call(then, node)], **where(node))
+
+    def _due(self, node: ast.AST, compare: ast.cmpop) -> ast.expr:
+        # Compared with None, which is one instruction: from 3.13 on, the truth of a value is another one.
+        return ast.Compare(self.load(DUE, node), [compare], [self.text(None, node)], **where(node))
 
     def watched(self, node: ast.expr, *, star: bool = False) -> ast.expr:
         """An iterable on its way into one C call, which may keep every item."""

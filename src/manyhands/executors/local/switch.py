@@ -419,7 +419,7 @@ class Lane:
         if self._since is None:
             self._since = start
             self._arm()
-        namespace[DUE] = step.stop is not None
+        namespace[DUE] = None if step.stop is None else True
         self.running = (namespace, start)
         if watchdog.asleep:
             watchdog.wake()
