@@ -63,9 +63,9 @@ def test_the_text_of_a_large_value_is_bounded(source: str) -> None:
     executor(f"x = {source}")
     took = []
     for _ in range(3):  # the best counts: other work on the machine is not the executor's
-        start = time.perf_counter()
+        start = time.thread_time()
         shown = executor("x").shown
-        took.append(time.perf_counter() - start)
+        took.append(time.thread_time() - start)
         assert shown is not None
         assert len(shown) < MAX_SHOWN + 200
     assert min(took) < 0.5

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import os
+import subprocess
 import threading
 import time
 from typing import Any
@@ -455,3 +457,42 @@ def test_evaluate_python_code() -> None:
         evaluate_python_code("import json", authorized_imports=["math"]) if False else evaluate_python_code(
             "import os"
         )
+
+
+class Client:
+    """An object of the host that a tool returns, with modules where its users find them."""
+
+    os = os
+    alias = subprocess
+    code = 7
+
+    def system(self) -> str:
+        """A method that has the name of a dangerous one."""
+        return "own"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "client().os",
+        "client().os.getcwd()",
+        "getattr(client(), 'os')",
+        "client().alias.Popen('true')",
+        "client().alias.os",
+        "[c.os for c in [client()]]",
+        "from operator import attrgetter\nattrgetter('os.path')(client())",
+        "match client():\n    case object(os=found): found.getcwd()",
+    ],
+)
+def test_modules_of_the_host_stay_behind_the_objects_that_tools_return(source: str) -> None:
+    executor = LocalPythonExecutor(["operator"])
+    executor.send_tools({"client": Client})
+    with pytest.raises(InterpreterError):
+        executor(source)
+
+
+def test_names_that_modules_have_too_are_free_for_others() -> None:
+    executor = made(client=Client)
+    assert executor("(client().code, client().system())").output == (7, "own")
+    own = "class Own:\n    def __init__(self):\n        self.os = 'linux'\n        self.code = 1\n"
+    assert executor(own + "Own().os, Own().code").output == ("linux", 1)

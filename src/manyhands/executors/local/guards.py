@@ -17,6 +17,7 @@ from manyhands.executors.local.formatting import bound_format, bound_format_map,
 from manyhands.executors.local.owned import (
     Denied,
     deny,
+    is_host_module,
     is_own,
     is_own_class,
     is_own_function,
@@ -57,12 +58,21 @@ def read(obj: Any, name: str) -> Any:
     if "$" in name:
         raise deny(name)
     if not name.startswith("_"):
-        return getattr(obj, name)
+        return _read_public(obj, name)
     if policy.is_dunder(name):
         return _read_dunder(obj, name)
     if name in policy.DOCUMENTED_PRIVATE or is_own(obj) or is_own_function(obj) or _is_super_of_own(obj):
         return getattr(obj, name)
     raise _private(obj, name)
+
+
+def _read_public(obj: Any, name: str) -> Any:
+    """A name that may lead to a module of the host: an object that a tool returned may hold one."""
+    value = getattr(obj, name)
+    for found in (obj, value):
+        if is_host_module(found):
+            raise Denied(f"Forbidden access to module '{found.__name__}': import it, where that is allowed.")
+    return value
 
 
 def _private(obj: Any, name: str) -> AttributeError:

@@ -39,7 +39,7 @@ _ATOMS = (str, int, float, complex, bool, bytes, type(None), type, tuple, frozen
 _COPIED = (dict, list, set, bytearray)
 
 
-class ModuleView(types.ModuleType):
+class ModuleView(owned.View):
     """A module whose members are looked up, checked and kept when they are first asked for."""
 
     def __init__(self, real: types.ModuleType, modules: Modules) -> None:

@@ -15,6 +15,10 @@ own_dict = type.__dict__["__dict__"].__get__
 mro_of = type.__dict__["__mro__"].__get__
 
 
+class View(types.ModuleType):
+    """A module as the code sees it."""
+
+
 class Denied(AttributeError):
     """An attribute that exists, or could exist, is not for the code of agents."""
 
@@ -43,6 +47,11 @@ def is_own(obj: Any) -> bool:
 def is_own_function(obj: Any) -> bool:
     """True for functions that the code has defined."""
     return type(obj) is types.FunctionType and policy.OWN_MARK in getattr(obj, "__builtins__", ())
+
+
+def is_host_module(obj: Any) -> bool:
+    """True for modules themselves, which the code sees only as views."""
+    return isinstance(obj, types.ModuleType) and not isinstance(obj, View)
 
 
 def mark_own(cls: type) -> None:

@@ -103,8 +103,19 @@ DATALIB_NAMES = words(
     """
 )
 
+#: Modules that lead to the process, and what would be called on them: an object of the host may hold one.
+MODULE_NAMES = words(
+    """
+    os sys posix nt subprocess multiprocessing pty shutil importlib builtins ctypes gc inspect marshal pickle
+    runpy code codeop signal socket ssl http urllib threading asyncio concurrent io mmap pathlib tempfile
+    sqlite3 platform resource site sysconfig pkgutil zipimport faulthandler tracemalloc webbrowser cffi
+    system popen Popen check_output check_call getoutput import_module reload rmtree environ modules
+    execv execve execvp execvpe execl execle execlp spawnl spawnv spawnve fork forkpty startfile
+    """
+)
+
 #: Attribute reads that go through the guard although they carry no underscore.
-GUARDED_NAMES = INNER_NAMES | BOUNDED_NAMES | DATALIB_NAMES
+GUARDED_NAMES = INNER_NAMES | BOUNDED_NAMES | DATALIB_NAMES | MODULE_NAMES
 
 #: Those of them that are kept by the interpreter: no class body may define them.
 _KEPT = words("__class__ __notes__ __cause__ __suppress_context__ __value__ __dataclass_params__")

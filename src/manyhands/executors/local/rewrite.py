@@ -2,16 +2,14 @@
 
 Deny by default: a node type without a ``visit_`` method here is refused, so new syntax of a new Python
 cannot slip in.
-Three things are added. *Checkpoints* (``if $due is not None: $tick()``) at loop heads, in comprehensions and at function
-entry let
-the scheduler take the processor away and end the code. *Guards* (``$getattr(obj, "_x")``) stand wherever
-what is
-read or built depends on the object at run time. *Brakes* behind every construct that could catch an exception
-make sure that none can keep the code alive once it has to stop.
+Three things are added. *Checkpoints* (``if $due is not None: $tick()``) at loop heads, in comprehensions and
+at function entry let the scheduler take the processor away and end the code. *Guards*
+(``$getattr(obj, "_x")``) stand wherever what is read or built depends on the object at run time. *Brakes*
+behind every construct that could catch an exception make sure that none can keep the code alive once it has
+to stop.
 
 All names added hold a dollar sign: no source can spell them. Names of the module scope are declared
-``global``,
-which lets CPython use its cached lookups at top level, where agents write most of their loops.
+``global``, which lets CPython use its cached lookups at top level, where agents write most of their loops.
 """
 
 from __future__ import annotations

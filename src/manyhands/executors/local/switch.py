@@ -1,21 +1,17 @@
 """How the agent's code gets the processor, waits, and loses it.
 
 Each piece of sequential code is a *strand*: a greenlet that is driven by a coroutine on the event loop. When
-the code
-has to wait (for a tool, for ``asyncio.sleep``), the strand switches to its driver with a request, the driver
-awaits it, and switches back with the value: the code sees a plain function call.
+the code has to wait (for a tool, for ``asyncio.sleep``), the strand switches to its driver with a request;
+the driver awaits it, and switches back with the value: the code sees a plain function call.
 
 Code that computes runs in *slices*. A watchdog thread sets ``$due`` in the namespace of the code whose slice
-is
-over; its next checkpoint switches to the driver, which queues for another slice in the *lane* of its loop:
-one
-slice per iteration of the loop, first come first served. Code that has to stop finds ``$due`` set for good,
-and
-every checkpoint raises.
+is over; its next checkpoint switches to the driver, which queues for another slice in the *lane* of its loop:
+one slice per iteration of the loop, first come first served. Code that has to stop finds ``$due`` set for
+good, and every checkpoint raises.
 
 ``$due`` is also set whenever the code is not running: a finalizer, a ``__repr__`` called by the host or a
-thread
-enters code of the agent only to find itself outside, and leaves again.
+thread enters code of the agent only to find itself outside, and leaves again. It is ``None`` when it is not
+set.
 """
 
 from __future__ import annotations
