@@ -11,6 +11,7 @@ import pytest
 
 from manyhands.errors import InterpreterError
 from manyhands.executors.local import LocalPythonExecutor
+from tests.notebook import Kernel, kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,54 +87,29 @@ executor = LocalPythonExecutor()
 
 
 @pytest.fixture(scope="module")
-def cell() -> Iterator[Callable[..., str]]:
-    """Run a cell of a real notebook kernel; gives what it shows."""
-    kernels = pytest.importorskip("jupyter_client.manager")
-    pytest.importorskip("ipykernel")
-    loops = pytest.importorskip("jupyter_core.utils")
-    manager, client = kernels.start_new_kernel(
-        kernel_name="python3", extra_arguments=["--HistoryManager.enabled=False"]
-    )
-
-    def run(source: str, interrupt_at: str = "never") -> str:
-        shown: list[str] = []
-
-        def on_output(message: dict[str, Any]) -> None:
-            content = message["content"]
-            shown.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
-            shown.append(content.get("ename", ""))
-            if interrupt_at in shown[-2]:
-                manager.interrupt_kernel()
-
-        client.execute_interactive(source, timeout=60, output_hook=on_output)
-        return "".join(shown).strip()
-
-    try:
+def cell() -> Iterator[Kernel]:
+    """Run a cell; gives what it shows."""
+    with kernel() as run:
         run(SETUP)
         yield run
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
-        client.context.destroy(linger=0)
-        loops.ensure_event_loop().close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kernels are interrupted in another way there")
 class TestNotebook:
     """A cell runs on the kernel's event loop: `run` has to find a way beside it, `await` goes on it."""
 
-    def test_run_in_a_cell(self, cell: Callable[..., str]) -> None:
-        assert cell("agent.run('go')").endswith("5")
+    def test_run_in_a_cell(self, cell: Kernel) -> None:
+        cell("answer = agent.run('go')")
+        assert cell("answer") == "5"
 
-    def test_await_in_a_cell(self, cell: Callable[..., str]) -> None:
+    def test_await_in_a_cell(self, cell: Kernel) -> None:
         assert cell("await agent.arun('go')") == "5"
 
-    def test_variables_live_from_cell_to_cell(self, cell: Callable[..., str]) -> None:
+    def test_variables_live_from_cell_to_cell(self, cell: Kernel) -> None:
         assert cell("executor('x = 20').output") == "20"
         assert cell("(await executor.acall('x + 1')).output") == "21"
 
-    def test_interrupting_the_kernel_stops_code_without_end(self, cell: Callable[..., str]) -> None:
+    def test_interrupting_the_kernel_stops_code_without_end(self, cell: Kernel) -> None:
         assert "KeyboardInterrupt" in cell(
             "print('begun')\nexecutor('while True: pass')", interrupt_at="begun"
         )
