@@ -13,6 +13,7 @@
     │   ├── AgentToolCallError        the call itself is wrong: unknown tool, bad arguments
     │   ├── AgentToolExecutionError   the tool raised
     │   ├── ToolRefusedError          a plugin refused the call
+    │   ├── ApprovalDeniedError       a person said no to the call, or had no answer to the question
     │   └── InterpreterError          generated code failed                  (also ValueError)
     │       └── ExecutionTimeoutError generated code ran out of time
     ├── AgentMaxStepsError            the run used all its steps
@@ -129,6 +130,19 @@ class ToolRefusedError(AgentExecutionError):
     def __init__(self, message: str, plugin: str, reason: str) -> None:
         super().__init__(message)
         self.plugin = plugin
+        self.reason = reason
+
+
+class ApprovalDeniedError(AgentExecutionError):
+    """A person said no to a tool call, or did not answer a question; the model is told why.
+
+    Args:
+        message: One sentence with the reason in it.
+        reason: Why, in the words of who decided; may be empty.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
         self.reason = reason
 
 

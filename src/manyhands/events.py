@@ -7,7 +7,9 @@ and costs nothing when there are none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manyhands.messages import ChatMessageStreamDelta, ChatMessageToolCall
@@ -17,11 +19,17 @@ from manyhands.steps import (
     PlanningStep,
     ToolCall,
     ToolOutput,
+    UserMessageStep,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from manyhands.messages import ChatMessage
+    from manyhands.run import Run
     from manyhands.steps import MemoryStep
+
+current_run: ContextVar[Run | None] = ContextVar("manyhands_run", default=None)
 
 
 @dataclass(slots=True)
@@ -43,6 +51,7 @@ StreamEvent = (
     | ActionOutput
     | ToolCall
     | ToolOutput
+    | UserMessageStep
     | PlanningStep
     | ActionStep
     | FinalAnswerStep
@@ -93,10 +102,11 @@ class StepEnd(Lifecycle):
 
 @dataclass(frozen=True, slots=True)
 class ModelStart(Lifecycle):
-    """The model is asked."""
+    """The model is asked; ``conversation`` is what it is asked, before plugins change it."""
 
     model_id: str | None
     messages: int
+    conversation: Sequence[ChatMessage] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +131,160 @@ class ToolEnd(Lifecycle):
     call: ToolCall
     output: Any
     error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class CodeStart(Lifecycle):
+    """Code of the model begins to run."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeEnd(Lifecycle):
+    """Code of the model has run, or failed."""
+
+    output: Any
+    logs: str
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStart(Lifecycle):
+    """The run, or one of its calls, begins to wait.
+
+    Attributes:
+        what: ``slot``, ``rate limit``, ``queue``, ``retry`` or ``approval``.
+        key: For which one: the name of a limiter, a model or a tool; may be empty.
+    """
+
+    what: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitEnd(Lifecycle):
+    """A wait is over, or was given up; told in the same task as its start, with the same words."""
+
+    what: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry(Lifecycle):
+    """Something failed, and is about to be tried again.
+
+    Attributes:
+        what: ``model`` or ``tool``.
+        key: Which one.
+        attempt: Which attempt failed, counted from 1.
+        delay: Seconds until the next one; 0 where a rate limiter decides.
+        error: Why it failed.
+    """
+
+    what: str
+    key: str
+    attempt: int
+    delay: float
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyChanged(Lifecycle):
+    """A call of the run made an adaptive limiter allow more calls at once, or fewer.
+
+    Attributes:
+        key: Which one: the name of a limiter or a model.
+        before: How many it allowed.
+        after: How many it allows now.
+    """
+
+    key: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalEnd(Lifecycle):
+    """A request to a person (:class:`~manyhands.approvals.ApprovalRequest`) is open no more.
+
+    Attributes:
+        request_id: The request.
+        decision: ``approved``, ``changed`` (approved with other arguments), ``denied``, ``answered``, or
+            ``cancelled`` where the run did not wait any longer.
+        reason: Why; may be empty.
+        arguments: The other arguments, where they were changed.
+    """
+
+    request_id: str
+    decision: str
+    reason: str = ""
+    arguments: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused(Lifecycle):
+    """Somebody asked the run to pause; it stops before its next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(Lifecycle):
+    """Somebody let the run go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageInjected(Lifecycle):
+    """Somebody said something to the run; its model sees it at the next step."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChanged(Lifecycle):
+    """Somebody changed what the run may use up.
+
+    Attributes:
+        limits: What was changed: ``max_steps``, ``timeout``, ``budget``.
+    """
+
+    limits: dict[str, Any]
+
+
+@contextmanager
+def waiting(what: str, key: str = "") -> Iterator[None]:
+    """Tell those who watch the current run that it waits, for the time of a ``with``.
+
+    For waits on the loop only, and for those that really happen: who gets through at once has not waited.
+
+    Args:
+        what: See :class:`WaitStart`; also what the run's ``activity`` says meanwhile.
+        key: For which one.
+    """
+    run = current_run.get()
+    if run is None or not run.is_here:
+        yield
+        return
+    before, run.activity = run.activity, what
+    if run.observers:
+        run.tell(WaitStart(run.id, what, key))
+    try:
+        yield
+    finally:
+        if run.activity == what:
+            run.activity = before
+        if run.observers:
+            run.tell(WaitEnd(run.id, what, key))
+
+
+def tell_retry(what: str, key: str, attempt: int, delay: float, error: BaseException | None) -> None:
+    """Tell those who watch the current run that something is tried again; see :class:`Retry`."""
+    run = current_run.get()
+    if run is not None and run.observers and run.is_here:
+        run.tell(Retry(run.id, what, key, attempt, delay, error))
+
+
+def tell_concurrency(key: str, before: int, after: int) -> None:
+    """Tell those who watch the current run that a limit has moved; see :class:`ConcurrencyChanged`."""
+    run = current_run.get()
+    if run is not None and run.observers and run.is_here:
+        run.tell(ConcurrencyChanged(run.id, key, before, after))

@@ -19,6 +19,7 @@ from manyhands.messages import MessageRole, message
 from manyhands.planning import make_plan, plan_is_due
 from manyhands.plugins import around_step, manager
 from manyhands.prompts import populate_template
+from manyhands.steering import between_steps, keep_unheard
 from manyhands.steps import ActionStep, FinalAnswerStep, MemoryStep, TaskStep, Timing
 
 if TYPE_CHECKING:
@@ -50,13 +51,17 @@ async def drive(run: Run) -> Any:
     try:
         while run.step_number <= run.options.max_steps:
             if plan_is_due(run):
+                await between_steps(run, close_step)
                 await close_step(run, await make_plan(run))
+            await between_steps(run, close_step)
             action = await take_step(run)
             if action is not None and action.is_final_answer:
                 return await _answer(run, action.output)
             run.step_number += 1
+        await between_steps(run, close_step)
         return await _answer(run, await _out_of_steps(run))
     finally:
+        keep_unheard(run)
         await run.agent.acting.end(run)
 
 

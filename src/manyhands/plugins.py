@@ -668,7 +668,7 @@ async def around_tool(
         return await work(run, tool, args, kwargs)
     around = _Around(plugins, run, "tool", f"the call of '{call.name}'")
     # The model has called it as it has: what plugins change is a call of their own.
-    shown = ToolCall(call.name, _by_name(tool, args, kwargs), call.id)
+    shown = ToolCall(call.name, by_name(tool, args, kwargs), call.id)
 
     def take(said: Any) -> None:
         arguments = said.arguments if isinstance(said, ToolCall) else said
@@ -681,7 +681,7 @@ async def around_tool(
     return await around.after(result, lambda given: (shown, given), _value)
 
 
-def _by_name(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def by_name(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name, so that hooks find them in one form whoever calls."""
     if not args:
         return dict(kwargs)

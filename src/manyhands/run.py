@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import uuid
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, AgentInterruptedError, CallerError, RunTimeoutError
 from manyhands.events import Lifecycle, RunEnd, RunStart
+from manyhands.events import current_run as current_run
+from manyhands.history import History
 from manyhands.plugins import RunHooks, manager
+from manyhands.steering import Steered
 from manyhands.steps import Timing, plain
 
 if TYPE_CHECKING:
@@ -34,12 +37,12 @@ if TYPE_CHECKING:
     from manyhands.limits.tree import RunTree
     from manyhands.memory import AgentMemory
     from manyhands.messages import TokenUsage
+    from manyhands.observe.trace import Trace
 
 logger = logging.getLogger("manyhands")
 
-current_run: ContextVar[Run | None] = ContextVar("manyhands_run", default=None)
-
-Observer = Callable[["Run", Any], None]
+# Told of every event, on the loop, at once. To an event that the run emits it may return what to wait for.
+Observer = Callable[["Run", Any], Any]
 
 # Sync tools of one run that work at the same time, unless the agent says otherwise.
 TOOL_THREADS = 2
@@ -50,30 +53,58 @@ MAX_STEPS = "max_steps_error"
 FAILED = "error"
 CANCELLED = "cancelled"
 INTERRUPTED = "interrupted"
+OUT_OF_BUDGET = "budget_exceeded"
 
 
 class Watching:
-    """Who wants event loops to be watched for blockages; the watchdog is imported only where one does.
+    """Who watches all runs of the process. What the environment asks for is imported when it asks.
 
     Attributes:
         debug: What ``MANYHANDS_DEBUG`` says; read when the first run begins.
-        everywhere: How many ask to watch all runs.
+        everywhere: How many want the event loops of all runs to be watched for blockages.
+        observers: Observers of all runs made from now on, before those of their agents.
     """
 
     def __init__(self) -> None:
         self.debug: bool | None = None
         self.everywhere = 0
+        self.observers: tuple[Observer, ...] = ()
+        self._asked = False
+
+    def watch(self, observer: Observer) -> None:
+        """Tell ``observer`` of all runs made from now on."""
+        if observer not in self.observers:
+            self.observers = (*self.observers, observer)
+
+    def leave(self, observer: Observer) -> None:
+        """Tell ``observer`` of no further runs; those it watches are told of to their end."""
+        self.observers = tuple(other for other in self.observers if other != observer)
+
+    def everyone(self) -> tuple[Observer, ...]:
+        """Return the observers of all runs; the first who asks has ``MANYHANDS_TELEMETRY`` read."""
+        if not self._asked:
+            if switched_on("MANYHANDS_TELEMETRY"):
+                from manyhands.observe.telemetry import instrument
+
+                instrument()
+            self._asked = True
+        return self.observers
 
     def begin(self, run: Run) -> Callable[[], None] | None:
         """Have the running loop watched for ``run``, if anyone wants it; return what ends that."""
         if self.debug is None:
-            self.debug = os.environ.get("MANYHANDS_DEBUG", "").lower() not in ("", "0", "false", "no")
+            self.debug = switched_on("MANYHANDS_DEBUG")
         wanted = self.debug or self.everywhere or run.agent.watch_loop
         if not wanted and not asyncio.get_running_loop().get_debug():
             return None
         from manyhands.observe.watchdog import watch_run
 
         return watch_run(run)
+
+
+def switched_on(name: str) -> bool:
+    """Return whether an environment variable says yes."""
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")
 
 
 watching = Watching()
@@ -101,6 +132,12 @@ class RunResult:
     timing: Timing
     run_id: str = ""
     error: BaseException | None = field(default=None, repr=False)
+
+    def trace(self) -> Trace:
+        """Return the steps as a readable tree; that of the run knows more, such as the runs it started."""
+        from manyhands.observe.trace import Trace
+
+        return Trace.of(self)
 
     def dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -149,7 +186,7 @@ class RunOptions:
     budget: Budget | None = None
 
 
-class Run(Coroutine[Any, Any, Any]):
+class Run(Steered, Coroutine[Any, Any, Any]):
     """One task being worked on by an agent.
 
     Await it for the answer, or iterate it (``async for event in run``) for its events; it may be given
@@ -158,6 +195,7 @@ class Run(Coroutine[Any, Any, Any]):
 
     Attributes:
         id: Unique name of the run.
+        conversation: Id of the run that began the conversation; its own, unless it continues one.
         agent: The agent.
         task: What it is asked.
         memory: Its steps so far.
@@ -188,7 +226,8 @@ class Run(Coroutine[Any, Any, Any]):
         executor: PythonExecutor | None = None,
         turn: Callable[[Run], AbstractAsyncContextManager[None]] | None = None,
     ) -> None:
-        self.id = uuid.uuid4().hex
+        super().__init__()
+        self.id = self.conversation = uuid.uuid4().hex
         self.agent = agent
         self.task = task
         self.options = options
@@ -207,6 +246,7 @@ class Run(Coroutine[Any, Any, Any]):
         self.hooks: RunHooks | None = None
         self.budget = options.budget or _budget_around(self.parent)
         self.tree: RunTree | None = self.parent.tree if self.parent else None
+        self._history: History | None = None
         self._drive = drive
         self._turn = turn
         self._task: asyncio.Task[Any] | None = None
@@ -277,18 +317,24 @@ class Run(Coroutine[Any, Any, Any]):
 
     async def emit(self, event: StreamEvent) -> None:
         """Give ``event`` to everyone who watches, and wait until the iterating caller wants more."""
-        self.tell(event)
+        for wait in self.tell(event):
+            await wait
         if self._channel is not None:
             await self._channel.put(event)
 
-    def tell(self, event: StreamEvent | Lifecycle) -> None:
-        """Give ``event`` to the observers."""
+    def tell(self, event: StreamEvent | Lifecycle) -> Sequence[Awaitable[object]]:
+        """Give ``event`` to the observers, and return what they want to be waited for."""
+        waits: Sequence[Awaitable[object]] = ()
         for observer in self.observers:
             try:
-                observer(self, event)
+                wait = observer(self, event)
             except Exception:
                 # Whoever only watches cannot break the run.
                 logger.exception("An observer of run %s failed", self.id)
+                continue
+            if wait is not None and isinstance(wait, Awaitable):
+                waits = (*waits, wait)
+        return waits
 
     # --- Ending it ------------------------------------------------------------------------------
 
@@ -341,6 +387,8 @@ class Run(Coroutine[Any, Any, Any]):
         current_run.set(self)
         self.timing = Timing.now()
         self.agent.began(self)
+        if self.parent is not None:
+            self.parent.history.started(self)
         end_watch = watching.begin(self)
         if self.observers:
             parent = self.parent.id if self.parent else None
@@ -368,8 +416,15 @@ class Run(Coroutine[Any, Any, Any]):
 
     async def _work(self) -> Any:
         drive = self._drive_hooked if manager.in_use else self._drive
+        began, budget = asyncio.get_running_loop().time(), self.budget
+        unwatch: Callable[[], None] | None = None
         try:
             async with asyncio.timeout(self.options.timeout) as limit:
+                self._time_limit = (limit, began)
+                if budget is not None:
+                    budget.begin()
+                    unwatch = budget.watch_time(self._change_time)
+                    self._reschedule()
                 if self._turn is None:
                     return await drive(self)
                 async with self._turn(self):
@@ -377,8 +432,19 @@ class Run(Coroutine[Any, Any, Any]):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            seconds = f"{self.options.timeout:g}"
-            raise RunTimeoutError(f"The run took longer than its limit of {seconds} seconds.") from error
+            raise self._out_of_time(began) from error
+        finally:
+            self._time_limit = None
+            if unwatch is not None:
+                unwatch()
+
+    def _out_of_time(self, began: float) -> AgentError:
+        """Return the error of a run whose alarm rang: that of its budget, unless its own limit came first."""
+        own = math.inf if self.options.timeout is None else began + self.options.timeout
+        if self.budget is not None and asyncio.get_running_loop().time() < own:
+            return self.budget.out_of_time()
+        seconds = f"{self.options.timeout:g}"
+        return RunTimeoutError(f"The run took longer than its limit of {seconds} seconds.")
 
     async def _drive_hooked(self, _: Run) -> Any:
         self.hooks = RunHooks(self)
@@ -407,6 +473,7 @@ class Run(Coroutine[Any, Any, Any]):
             self.status = SUCCESS
         if self.parent is not None:
             self.parent.count(self.usage)
+            self.parent.history.ended(self)
         self.agent.ended(self)
         if self.observers:
             self.tell(RunEnd(self.id, self.status, self.error))
@@ -424,6 +491,24 @@ class Run(Coroutine[Any, Any, Any]):
         if self._tool_threads is None:
             self._tool_threads = asyncio.Semaphore(self.agent.max_tool_threads or TOOL_THREADS)
         return self._tool_threads
+
+    @property
+    def history(self) -> History:
+        """When its calls began and ended, and the runs it started."""
+        if self._history is None:
+            self._history = History()
+        return self._history
+
+    def trace(self) -> Trace:
+        """Return the run as a readable tree, as far as it has come: also of one that goes on, or failed."""
+        from manyhands.observe.trace import Trace
+
+        return Trace.of(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs on the run's own loop, where observers are told of events."""
+        return self._task is None or self._task.get_loop() is asyncio._get_running_loop()
 
     @property
     def done(self) -> bool:
@@ -467,7 +552,8 @@ def _budget_around(parent: Run | None) -> Budget | None:
 def _watchers(agent: MultiStepAgent, parent: Run | None) -> list[Observer]:
     """Whoever watches a run watches the runs it starts too."""
     if parent is None:
-        return list(agent.observers)
+        everywhere = watching.everyone()
+        return [*everywhere, *(own for own in agent.observers if own not in everywhere)]
     return [*parent.observers, *(own for own in agent.observers if own not in parent.observers)]
 
 

@@ -224,6 +224,20 @@ class TaskStep(MemoryStep):
 
 
 @dataclass(eq=False, slots=True)
+class UserMessageStep(MemoryStep):
+    """Something the user said to the run while it went on."""
+
+    text: str
+    timing: Timing
+
+    def _fields(self) -> builtins.dict[str, Any]:
+        return {"text": self.text, "timing": self.timing.dict()}
+
+    def _render(self) -> list[ChatMessage]:
+        return [message(MessageRole.USER, self.text)]
+
+
+@dataclass(eq=False, slots=True)
 class PlanningStep(MemoryStep):
     """A plan, made before acting or on the way."""
 
@@ -380,7 +394,8 @@ def _image_texts(images: list[Any] | None) -> list[str] | None:
 
 
 _KINDS: dict[str, type[MemoryStep]] = {
-    kind.__name__: kind for kind in (SystemPromptStep, TaskStep, PlanningStep, ActionStep, FinalAnswerStep)
+    kind.__name__: kind
+    for kind in (SystemPromptStep, TaskStep, UserMessageStep, PlanningStep, ActionStep, FinalAnswerStep)
 }
 _READERS: dict[str, Callable[[Any], Any]] = {
     "timing": Timing.from_dict,

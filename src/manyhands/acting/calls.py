@@ -8,28 +8,69 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import worker_terms, workers
-from manyhands.events import ToolEnd, ToolStart
+from manyhands.approvals import approved
+from manyhands.events import ToolEnd, ToolStart, waiting
 from manyhands.plugins import around_tool, manager
 from manyhands.run import current_run
 from manyhands.steps import ToolCall
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from manyhands.run import Run
     from manyhands.tools.base import Tool
 
 logger = logging.getLogger("manyhands")
 
 
-async def call_tool(run: Run, call: ToolCall, tool: Tool, *args: Any, **kwargs: Any) -> Any:
-    """Call ``tool`` for ``run``, within its time, and tell observers of it.
+async def call_tool(
+    run: Run,
+    call: ToolCall,
+    tool: Tool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    place: AbstractAsyncContextManager[Any] | None = None,
+) -> Any:
+    """Call ``tool`` for ``run`` once it may be, within its time, and tell observers of it.
 
     Args:
         run: The run that calls.
         call: The call as observers are told of it.
         tool: The tool.
-        *args: Its arguments.
-        **kwargs: Its arguments.
+        args: Its arguments.
+        kwargs: Its arguments.
+        place: Held while the tool works, but not while people decide about the call.
+
+    Raises:
+        ApprovalDeniedError: People decided that it may not.
     """
+    note = run.history.called(call, run.step_number)
+    try:
+        result = await _permitted(run, call, tool, args, kwargs, place)
+    except BaseException as error:
+        note.fail(error)
+        raise
+    note.end(result)
+    return result
+
+
+async def _permitted(
+    run: Run,
+    call: ToolCall,
+    tool: Tool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    place: AbstractAsyncContextManager[Any] | None,
+) -> Any:
+    if tool.requires_approval or run.agent.approvals is not None or run.parent is not None:
+        args, kwargs = await approved(run, call, tool, args, kwargs)
+    if place is None:
+        return await _told(run, call, tool, args, kwargs)
+    async with place:
+        return await _told(run, call, tool, args, kwargs)
+
+
+async def _told(run: Run, call: ToolCall, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     before = run.activity
     run.activity = f"tool {tool.name}"
     if not run.observers:
@@ -74,8 +115,16 @@ async def _attempt(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str
             if not limit.expired():
                 raise
             return timed_out(seconds)
-    async with run.tool_threads:
+    threads = run.tool_threads
+    if threads.locked():
+        with waiting("queue", f"tool threads of {run.agent.name or type(run.agent).__name__}"):
+            await threads.acquire()
+    else:
+        await threads.acquire()  # at once
+    try:
         return await _on_thread(run, tool, seconds, args, kwargs)
+    finally:
+        threads.release()
 
 
 async def _on_thread(
@@ -140,6 +189,6 @@ class CodeTool:
         if run is None:
             return await self.tool.acall(*args, **kwargs)
         call = ToolCall(self.name, kwargs if not args else [*args, kwargs], "")
-        return await call_tool(run, call, self.tool, *args, **kwargs)
+        return await call_tool(run, call, self.tool, args, kwargs)
 
     __call__ = acall

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.acting.calls import CodeTool
 from manyhands.asking import ask_model
 from manyhands.errors import InterpreterError
-from manyhands.events import ActionOutput
+from manyhands.events import ActionOutput, CodeEnd, CodeStart
 from manyhands.limits.capacity import CapacityLimiter
 from manyhands.messages import ChatMessage
 from manyhands.parsing import extract_code, extract_structured_code, rename_final_answer_variable
@@ -81,7 +81,6 @@ class CodeActing:
         """Give ``run`` its executor, tools and variables."""
         executor = self._executor_of(run)
         if executor.serves_one_run:
-            run.activity = "executor"
             await self._turns.acquire()
         executor.send_tools(_code_tools(*run.agent.callables.values()))
         if run.state:
@@ -133,14 +132,21 @@ class CodeActing:
 
     async def _run_code(self, run: Run, step: ActionStep, code: str) -> CodeOutput:
         run.activity = "code"
+        if run.observers:
+            run.tell(CodeStart(run.id, code))
         try:
             result = await self._executor_of(run).acall(code)
-        except InterpreterError as error:
-            if error.logs:
-                step.observations = f"Execution logs:\n{error.logs}"
+        except BaseException as error:
+            logs = error.logs if isinstance(error, InterpreterError) else ""
+            if logs:
+                step.observations = f"Execution logs:\n{logs}"
+            if run.observers:
+                run.tell(CodeEnd(run.id, None, logs, error))
             raise
         finally:
             run.activity = ""
+        if run.observers:
+            run.tell(CodeEnd(run.id, result.output, result.logs, None))
         logs = f"Execution logs:\n{result.logs}"
         shown = cut_middle(_shown(result.output) if result.shown is None else result.shown)
         step.observations = f"{logs}\nLast output from code snippet:\n{shown}"
@@ -153,7 +159,7 @@ class CodeActing:
         if run.executor.serves_one_run:
             self._turns.release()
         else:
-            await run.executor.acleanup()
+            await run.executor.aend_run()
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ from manyhands.errors import (
     AgentToolExecutionError,
 )
 from manyhands.events import ActionOutput
-from manyhands.models.base import Model, tool_call_from_text
+from manyhands.models.base import Model, tool_calls_from_text
 from manyhands.steps import ToolCall, ToolOutput, error_text, joined
 
 if TYPE_CHECKING:
@@ -92,11 +92,10 @@ class ToolActing:
 
         async def make(index: int, call: ToolCall) -> None:
             leave_caller()  # calls side by side cannot all have the one thread of the caller
-            async with slots:
-                if tools.get(call.name) is not None and _is_final(tools[call.name]):
-                    outputs[index] = _failed(call, AgentExecutionError(_ALONE))
-                else:
-                    outputs[index] = await _make_call(run, tools, call)
+            if tools.get(call.name) is not None and _is_final(tools[call.name]):
+                outputs[index] = _failed(call, AgentExecutionError(_ALONE))
+            else:
+                outputs[index] = await _make_call(run, tools, call, slots)
             finished.put_nowait(index)
 
         async with asyncio.TaskGroup() as group:
@@ -130,7 +129,7 @@ def _calls(reply: ChatMessage, model: Any) -> list[ToolCall]:
 
 def _parsed(reply: ChatMessage, model: Any) -> list[ChatMessageToolCall]:
     if not isinstance(model, Model):
-        return [tool_call_from_text(reply.text)]
+        return tool_calls_from_text(reply.text)
     return model.parse_tool_calls(dataclasses.replace(reply)).tool_calls or []
 
 
@@ -154,10 +153,12 @@ def _arguments(call: ChatMessageToolCall) -> Any:
         return arguments
 
 
-async def _make_call(run: Run, tools: dict[str, Tool], call: ToolCall) -> ToolOutput:
+async def _make_call(
+    run: Run, tools: dict[str, Tool], call: ToolCall, place: asyncio.Semaphore | None = None
+) -> ToolOutput:
     """Make one call; whatever goes wrong with it becomes what the model is told."""
     try:
-        value = await _value(run, tools, call)
+        value = await _value(run, tools, call, place)
     except AgentError as error:
         if error.run_status == "budget_exceeded":
             raise  # it is the budget of this run, too
@@ -166,13 +167,13 @@ async def _make_call(run: Run, tools: dict[str, Tool], call: ToolCall) -> ToolOu
     return ToolOutput(call.id, value, final, _observed(run, value), call)
 
 
-async def _value(run: Run, tools: dict[str, Tool], call: ToolCall) -> Any:
+async def _value(run: Run, tools: dict[str, Tool], call: ToolCall, place: asyncio.Semaphore | None) -> Any:
     tool = tools.get(call.name)
     if tool is None:
         raise AgentToolCallError(f"Unknown tool {call.name!r}, should be one of: {', '.join(sorted(tools))}.")
     arguments = tool.check_arguments(_from_state(call.arguments, run.state))
     try:
-        return await call_tool(run, call, tool, **arguments)
+        return await call_tool(run, call, tool, (), arguments, place)
     except AgentError:
         raise
     except Exception as error:

@@ -29,7 +29,13 @@ from manyhands.schema import (
     nearest,
     python_type,
 )
-from manyhands.tools.definition import check_forward, check_inputs, check_texts, check_tool_name
+from manyhands.tools.definition import (
+    check_approval,
+    check_forward,
+    check_inputs,
+    check_texts,
+    check_tool_name,
+)
 from manyhands.tools.setup import Turn, set_up, set_up_now
 
 if TYPE_CHECKING:
@@ -88,6 +94,8 @@ class Tool(BaseTool):
         idempotent: Whether calling twice does no harm.
         circuit_breaker: Failures in a row after which calls are refused for a minute, or a
             :class:`~manyhands.limits.tools.CircuitBreaker`.
+        requires_approval: Whether a person has to approve each call by an agent; or a sync or async function
+            of the arguments (a method, in a subclass) that returns whether, or why.
     """
 
     name: str
@@ -106,6 +114,7 @@ class Tool(BaseTool):
     retry_on: tuple[type[Exception], ...] | type[Exception] = ()
     idempotent = False
     circuit_breaker: Any = None
+    requires_approval: Any = False
     care: ToolCare | None = None
 
     # What a function said about itself; an attribute that is set later wins over it.
@@ -139,6 +148,7 @@ class Tool(BaseTool):
         if getattr(self.setup, "__func__", None) is Tool.setup:
             self.is_initialized = True
         check_seconds("timeout", self.timeout)
+        check_approval(self)
         if self.max_concurrency or self.retries or self.circuit_breaker:
             self.care = self._make_care()
 
@@ -393,6 +403,7 @@ class FunctionTool(Tool):
         retry_on: See :class:`Tool`.
         idempotent: See :class:`Tool`.
         circuit_breaker: See :class:`Tool`.
+        requires_approval: See :class:`Tool`.
 
     Attributes:
         fn: The function itself.
@@ -411,6 +422,7 @@ class FunctionTool(Tool):
         retry_on: tuple[type[Exception], ...] | type[Exception] = (),
         idempotent: bool = False,
         circuit_breaker: Any = None,
+        requires_approval: bool | Callable[[dict[str, Any]], Any] = False,
     ) -> None:
         self.timeout = timeout
         self.max_concurrency = max_concurrency
@@ -418,6 +430,7 @@ class FunctionTool(Tool):
         self.retry_on = retry_on
         self.idempotent = idempotent
         self.circuit_breaker = circuit_breaker
+        self.requires_approval = requires_approval
         self.fn = self.forward = fn
         self.name = name or _function_name(fn)
         check_tool_name(self.name)
@@ -459,6 +472,7 @@ def tool(
     retry_on: tuple[type[Exception], ...] | type[Exception] = (),
     idempotent: bool = False,
     circuit_breaker: Any = None,
+    requires_approval: bool | Callable[[dict[str, Any]], Any] = False,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -469,7 +483,8 @@ def tool(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         fn: A sync or async function with type hints and a Google docstring that describes each
             argument under ``Args:``.
         **options: Arguments of :class:`FunctionTool`: ``name``, ``description``, ``output_schema``,
-            ``timeout``, ``max_concurrency``, ``retries``, ``retry_on``, ``idempotent``, ``circuit_breaker``.
+            ``timeout``, ``max_concurrency``, ``retries``, ``retry_on``, ``idempotent``, ``circuit_breaker``,
+            ``requires_approval``.
 
     Returns:
         The tool; without ``fn`` a decorator that makes one.

@@ -6,16 +6,20 @@ Those that read the web are in ``web`` and ``search``.
 from __future__ import annotations
 
 import asyncio
-import threading
+import functools
 from typing import TYPE_CHECKING, Any
 
-from manyhands._bridge import call_sync, is_async_callable
-from manyhands.errors import AgentToolExecutionError, InterpreterError
+from manyhands._bridge import is_async_callable
+from manyhands.approvals import ask_question
+from manyhands.errors import AgentToolExecutionError, CallerError, InterpreterError
+from manyhands.events import current_run
+from manyhands.terminal import NOBODY, at_terminal, printable
 from manyhands.tools.base import Tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from manyhands.approvals import ApprovalRequest
     from manyhands.executors.base import PythonExecutor
 
 
@@ -100,58 +104,71 @@ class PythonInterpreterTool(Tool):
 
 
 class UserInputTool(Tool):
-    """Asks the person at the console, one question at a time; other runs go on meanwhile.
+    """Asks a person, and waits for the answer while everything else goes on.
 
-    A run that is cancelled takes its question back if it has not been shown yet; the line typed for
-    one that has been shown is dropped.
+    In a run the question is also a request (see :class:`~manyhands.approvals.ApprovalRequest`) that anybody
+    may answer: in ``run.pending``, as an event, over HTTP. The first answer counts. The time limits of tools
+    do not count the wait.
 
     Args:
-        ask: Shows a prompt and returns the answer, sync or async; the console's ``input`` by default.
+        ask: ``"console"`` for the person at the terminal, who is asked one question at a time; or a function
+            that shows a prompt and returns the answer. An async one is awaited; sync ones are called one at
+            a time, off the loop. ``None`` for the handler of the agent's ``approvals``, and whoever else
+            answers.
+        timeout: Most seconds to wait; by default those of the agent's ``approvals``.
     """
 
     name = "user_input"
     description = "Asks for user's input on a specific question"
     inputs = {"question": {"type": "string", "description": "The question to ask the user"}}
     output_type = "string"
+    keeps_own_time = True
 
-    def __init__(self, ask: Callable[[str], Any] = input) -> None:
-        self._ask = ask
+    def __init__(
+        self, ask: Callable[[str], Any] | str | None = "console", *, timeout: float | None = None
+    ) -> None:
+        if not (ask is None or ask == "console" or callable(ask)):
+            raise CallerError(f'ask is a function of the prompt, "console" or None, not {ask!r}.')
+        self._ask = "console" if ask is input else ask
+        self.timeout = timeout
 
     async def forward(self, question: str) -> str:
         """Return what the user answers to ``question``.
 
         Raises:
+            ApprovalDeniedError: The question is refused, or nobody answers in time.
             AgentToolExecutionError: There is nobody to ask.
         """
-        prompt = f"{question} => Type your answer here: "
-        if is_async_callable(self._ask):
-            return str(await self._ask(prompt))
-        waiting = _Question(self._ask, prompt)
+        run = current_run.get()
+        if run is not None:
+            handler = None if self._ask is None else self._handle
+            return await ask_question(run, self, question, handler, self.timeout)
+        if self._ask is None:
+            raise AgentToolExecutionError(
+                "Nobody can be asked outside of a run: give UserInputTool(ask=...)."
+            )
         try:
-            return await call_sync(waiting.put, label=f"tool-{self.name}")
-        except asyncio.CancelledError:
-            waiting.taken_back = True
-            raise
+            async with asyncio.timeout(self.timeout):
+                return await self._answer(question)
+        except EOFError as error:
+            raise AgentToolExecutionError(f"The user cannot be asked: {_ALONE}") from error
+
+    async def _handle(self, request: ApprovalRequest) -> str | None:
+        try:
+            return await self._answer(request.reason)
+        except EOFError:
+            request.deny(_ALONE)
+            return None
+
+    async def _answer(self, question: str) -> str:
+        prompt = f"{question} => Type your answer here: "
+        ask = self._ask
+        if callable(ask) and is_async_callable(ask):
+            return str(await ask(prompt))
+        async with at_terminal() as terminal:
+            if not callable(ask):
+                return await terminal.line(printable(prompt))
+            return str(await terminal.call(functools.partial(ask, prompt), label=f"tool-{self.name}"))
 
 
-_console = threading.Lock()
-
-
-class _Question:
-    """A question that waits until the console is free."""
-
-    def __init__(self, ask: Callable[[str], Any], prompt: str) -> None:
-        self._ask = ask
-        self._prompt = prompt
-        self.taken_back = False
-
-    def put(self) -> str:
-        with _console:
-            if self.taken_back:
-                return ""
-            try:
-                return str(self._ask(self._prompt))
-            except EOFError as error:
-                raise AgentToolExecutionError(
-                    "The user cannot be asked: nobody is at the console. Go on without an answer."
-                ) from error
+_ALONE = f"{NOBODY}. Go on without an answer."

@@ -63,6 +63,15 @@ def _check_type(kind: object, where: str) -> None:
         raise ToolDefinitionError(f"{where} has the type {kind!r}, which is not one of {known}{hint or '.'}")
 
 
+def check_approval(tool: Tool) -> None:
+    """Check that ``requires_approval`` can be asked."""
+    if not isinstance(tool.requires_approval, bool) and not callable(tool.requires_approval):
+        raise ToolDefinitionError(
+            f"requires_approval of the tool '{tool.name}' is True, False, or a function of the arguments, "
+            f"not {tool.requires_approval!r}."
+        )
+
+
 def check_forward(tool: Tool) -> None:
     """Compare ``forward`` with ``inputs``, argument by argument."""
     taken = inspect.signature(tool.forward).parameters
