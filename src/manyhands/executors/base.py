@@ -86,6 +86,18 @@ class PythonExecutor(ABC):
     async def acleanup(self) -> None:  # noqa: B027 - most executors hold nothing
         """Release what the executor holds."""
 
+    async def aend_run(self) -> None:
+        """Note that the run is over: releases everything, unless the executor can keep variables.
+
+        A next turn of the same conversation may still come and ask for them.
+        """
+        await self.acleanup()
+
+    @property
+    def imports_anything(self) -> bool:
+        """Whether the code may import whatever is installed where it runs."""
+        return False
+
 
 class ForeignExecutor(PythonExecutor):
     """An executor of another library: an object that is called with code.
@@ -136,7 +148,14 @@ def as_executor(executor: Any) -> PythonExecutor:
 
 
 # Kinds of executor by name: imported when an agent asks for one.
-_KINDS = {"local": ("manyhands.executors.local", "LocalPythonExecutor")}
+_KINDS = {
+    "local": ("manyhands.executors.local", "LocalPythonExecutor"),
+    "process": ("manyhands.executors.isolated.process", "ProcessExecutor"),
+    "docker": ("manyhands.executors.isolated.docker", "DockerExecutor"),
+    "monty": ("manyhands.executors.monty", "MontyExecutor"),
+    "e2b": ("manyhands.executors.isolated.e2b", "E2BExecutor"),
+    "modal": ("manyhands.executors.isolated.modal", "ModalExecutor"),
+}
 
 
 def check_executor_kind(kind: str) -> None:
@@ -153,7 +172,7 @@ def make_executor(kind: str, *args: Any, **kwargs: Any) -> PythonExecutor:
     """Make an executor by the name of its kind.
 
     Args:
-        kind: ``local``.
+        kind: ``local``, ``process``, ``docker``, ``monty``, ``e2b`` or ``modal``.
         *args: Its parameters.
         **kwargs: Its parameters.
 

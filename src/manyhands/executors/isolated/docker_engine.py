@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
-import ssl
+import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import aiohttp
 
-from manyhands._bridge import PerLoop
-from manyhands.errors import AgentError, CallerError
+from manyhands._bridge import PerLoop, call_in_thread
+from manyhands.errors import CallerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
+    import ssl
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+
+    from manyhands.executors.isolated.docker_address import Address
 
 #: The oldest API that has what we use, that of Docker 20.10, and the newest that we know.
 _OLDEST, _NEWEST = (1, 41), (1, 51)
@@ -31,21 +34,12 @@ _OLDEST, _NEWEST = (1, 41), (1, 51)
 _REQUEST = 120.0
 #: Seconds of silence while an image is pulled or built.
 _SILENCE = 900.0
+#: Seconds that the end of a loop waits for an engine.
+_CLOSING = 20.0
 _STDERR_KEPT = 32 * 1024
 
-_PLACES = (
-    "/var/run/docker.sock",
-    "{runtime}/docker.sock",
-    "{home}/.docker/run/docker.sock",
-    "{home}/.docker/desktop/docker.sock",
-    "{home}/.colima/default/docker.sock",
-    "{home}/.orbstack/run/docker.sock",
-    "{runtime}/podman/podman.sock",
-    "/run/podman/podman.sock",
-)
 
-
-class EngineError(AgentError):
+class EngineError(CallerError):
     """The container engine is not there, or does not do what it was asked for; the run ends.
 
     Args:
@@ -60,93 +54,6 @@ class EngineError(AgentError):
         self.status = status
 
 
-# --- Where it is ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an engine answers.
-
-    Attributes:
-        path: Its Unix socket, or empty.
-        host: Its host, where it has no socket here.
-        port: Its port there.
-        certificates: Folder with ``ca.pem``, ``cert.pem`` and ``key.pem`` for TLS, or empty.
-    """
-
-    path: str = ""
-    host: str = ""
-    port: int = 0
-    certificates: str = ""
-
-    def __str__(self) -> str:
-        return f"unix://{self.path}" if self.path else f"tcp://{self.host}:{self.port}"
-
-    def tls(self) -> ssl.SSLContext | None:
-        """Return what TLS needs, read from the files; ``None`` where there is no TLS."""
-        if not self.certificates:
-            return None
-        folder = Path(self.certificates)
-        try:
-            context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
-            context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-        except (OSError, ssl.SSLError) as error:
-            raise CallerError(
-                f"The engine at {self} wants TLS, and the certificates in {folder} cannot be used: {error}. "
-                "DOCKER_CERT_PATH names the folder with ca.pem, cert.pem and key.pem."
-            ) from error
-        return context
-
-
-def find_engine(host: str | None = None, environment: Mapping[str, str] = os.environ) -> Address:
-    """Return where the engine is: as told, as ``DOCKER_HOST`` says, or the first socket that is there.
-
-    Args:
-        host: ``unix:///path`` or ``tcp://host:port``.
-        environment: The environment to look into.
-
-    Raises:
-        CallerError: The address is of a kind that cannot be used.
-    """
-    host = host or environment.get("DOCKER_HOST")
-    if host:
-        return _parsed(host, environment)
-    home = environment.get("HOME", "")
-    runtime = environment.get("XDG_RUNTIME_DIR", "")
-    places = [
-        place.format(home=home, runtime=runtime)
-        for place in _PLACES
-        if (home or "{home}" not in place) and (runtime or "{runtime}" not in place)
-    ]
-    return Address(path=next((place for place in places if os.path.exists(place)), places[0]))
-
-
-def _parsed(host: str, environment: Mapping[str, str]) -> Address:
-    if host.startswith("/"):
-        return Address(path=host)
-    try:
-        parts = urlsplit(host)
-        port = parts.port
-    except ValueError as error:
-        raise CallerError(f"{host!r} is no address of a container engine: {error}.") from error
-    if parts.scheme == "unix" and parts.path:
-        return Address(path=parts.netloc + parts.path)
-    if parts.scheme in ("tcp", "http", "https") and parts.hostname:
-        secure = parts.scheme == "https" or bool(environment.get("DOCKER_TLS_VERIFY"))
-        home = environment.get("HOME", "~")
-        folder = environment.get("DOCKER_CERT_PATH") or f"{home}/.docker"
-        return Address(
-            host=parts.hostname, port=port or (2376 if secure else 2375), certificates=folder if secure else ""
-        )
-    hint = ""
-    if parts.scheme == "ssh":
-        hint = " Forward the socket (ssh -L /tmp/docker.sock:/var/run/docker.sock host) and name that."
-    raise CallerError(
-        f"{host!r} is no address of a container engine that can be used here: unix:///path/to/docker.sock or "
-        f"tcp://host:port.{hint}"
-    )
-
-
 # --- The engine ----------------------------------------------------------------------------------
 
 
@@ -155,18 +62,25 @@ class Engine:
 
     Args:
         address: Where it answers.
+
+    Attributes:
+        loop: That event loop.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.loop = asyncio.get_running_loop()
         self._tls: ssl.SSLContext | None = None
         self._version = ""
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
         self._kept: dict[str, Any] = {}
+        self._done: dict[str, float] = {}
         self._closers: set[asyncio.Task[None]] = set()
-        self._live: dict[str, None] = {}
+        # Containers that are there, or may be, and the connections to them.
+        self._live: dict[str, Attachment | None] = {}
+        self._closed = False
 
     # Opening and closing.
 
@@ -179,7 +93,7 @@ class Engine:
         async with self._opening:
             if self._version:
                 return
-            self._tls = await asyncio.to_thread(self.address.tls)
+            self._tls = await call_in_thread(self.address.tls)
             if self._session is None:
                 self._session = self._new_session()
             answer = await self._send("GET", "/_ping")
@@ -187,9 +101,15 @@ class Engine:
 
     def _new_session(self) -> aiohttp.ClientSession:
         path = self.address.path
-        # No ``force_close``: idle connections to the socket are kept and used again.
+        if path and not hasattr(socket, "AF_UNIX"):
+            raise EngineError(
+                "Python has no Unix sockets on Windows: run this in WSL, or let Docker listen on "
+                "tcp://localhost:2375 (in its settings) and say so in DOCKER_HOST."
+            )
         connector = (
-            aiohttp.UnixConnector(path, limit=0) if path else aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
+            aiohttp.UnixConnector(path, limit=0)
+            if path
+            else aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -200,17 +120,25 @@ class Engine:
     async def aclose(self) -> None:
         """Remove the containers that are left, and close all connections."""
         for name in [*self._live]:
-            self.later(self.remove(name))
-        while self._closers:
-            await asyncio.wait(self._closers)
+            self.later(functools.partial(self.remove, name))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING):
+                while self._closers:
+                    await asyncio.wait(self._closers)
+        left = [*self._closers]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        self._closed = True
         if self._session is not None:
             await self._session.close()
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work`` without anybody waiting for it; it is waited for when the engine is closed."""
+    def later(self, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Do ``work`` though nobody waits for it; it is waited for when the engine is closed."""
         task = asyncio.create_task(_without_complaint(work))
         self._closers.add(task)
         task.add_done_callback(self._closers.discard)
+        return task
 
     async def settle(self) -> None:
         """Wait for what :meth:`later` was given until now."""
@@ -246,38 +174,50 @@ class Engine:
             return None
         if answer.status >= 400:
             raise EngineError(_reason(answer.body), status=answer.status)
-        return json.loads(answer.body) if answer.body.strip() else None
+        return self._read(answer.body)
+
+    def _read(self, body: bytes) -> Any:
+        try:
+            return json.loads(body) if body.strip() else None
+        except ValueError:
+            raise EngineError(f"What answers at {self.address} is no container engine.") from None
 
     async def _send(
         self, method: str, path: str, parameters: Mapping[str, str] | None = None, body: Any = None
     ) -> _Answer:
         assert self._session is not None
-        url = f"http{'s' if self._tls else ''}://{self.address.host or 'engine'}:{self.address.port or 80}{path}"
         try:
-            async with self._session.request(method, url, params=parameters, json=body) as response:
+            async with self._session.request(
+                method, self._url(path), params=parameters, json=body
+            ) as response:
                 content = await response.read()
                 return _Answer(response.status, content, response.headers.get("API-Version", ""))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self.unreachable(error) from error
 
-    async def progress(
-        self, path: str, data: Any, content_type: str = "application/x-tar", **parameters: str
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Send a request that the engine works on for long; yield what it says meanwhile.
+    async def follow(
+        self, method: str, path: str, data: bytes | None = None, **parameters: str
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Send a request that the engine answers bit by bit; yield what it says.
+
+        Args:
+            method: Of HTTP.
+            path: What to ask, without the version of the API.
+            data: A tar file to send.
+            **parameters: Of the query.
 
         Raises:
-            EngineError: The engine refuses, or the work failed.
+            EngineError: The engine refuses, or what it works on failed.
         """
         await self.open()
         assert self._session is not None
-        scheme = "https" if self._tls else "http"
-        url = f"{scheme}://{self.address.host or 'engine'}:{self.address.port or 80}/v{self._version}{path}"
         try:
-            async with self._session.post(
-                url,
+            async with self._session.request(
+                method,
+                self._url(f"/v{self._version}{path}"),
                 params=parameters,
                 data=data,
-                headers={"Content-Type": content_type},
+                headers={"Content-Type": "application/x-tar"} if data else None,
                 timeout=aiohttp.ClientTimeout(total=None, sock_read=_SILENCE),
             ) as response:
                 if response.status >= 400:
@@ -289,13 +229,17 @@ class Engine:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self.unreachable(error) from error
 
+    def _url(self, path: str) -> str:
+        return f"http{'s' if self._tls else ''}://{self.address.place}{path}"
+
     def unreachable(self, error: BaseException) -> EngineError:
         """Return the error that says why no engine answers, and what to do."""
         cause = getattr(error, "os_error", None) or error
         if isinstance(cause, PermissionError):
             return EngineError(
-                f"You may not use the container engine at {self.address}. Add your user to the group that owns the "
-                "socket (sudo usermod -aG docker $USER, then log in again), or use rootless Docker or Podman."
+                f"You may not use the container engine at {self.address}. Add your user to the group that "
+                "owns the socket (sudo usermod -aG docker $USER, then log in again), or use rootless Docker "
+                "or Podman."
             )
         if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
             return EngineError(
@@ -303,26 +247,32 @@ class Engine:
                 "Docker Desktop), or install Docker or Podman; DOCKER_HOST or host= names another place."
             )
         if isinstance(cause, TimeoutError):
-            return EngineError(f"The container engine at {self.address} did not answer in time: is it overloaded?")
+            return EngineError(
+                f"The container engine at {self.address} did not answer in time: is it overloaded?"
+            )
         reason = str(cause) or type(cause).__name__
         return EngineError(f"The connection to the container engine at {self.address} failed: {reason}.")
 
-    async def once(self, name: str, work: Coroutine[Any, Any, Any]) -> Any:
+    async def once(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Return what ``work`` gives; of all that ask for ``name`` one does it, the others wait for it.
 
         Where that one fails or is cancelled, the next one tries.
         """
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                if name not in self._kept:
-                    self._kept[name] = await work
-                return self._kept[name]
-        finally:
-            work.close()
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            if name not in self._kept:
+                self._kept[name] = await work()
+            return self._kept[name]
+
+    def due(self, name: str, seconds: float) -> bool:
+        """Whether ``name`` is to be done: that was last said ``seconds`` ago, or never."""
+        now = self.loop.time()
+        if now - self._done.get(name, float("-inf")) < seconds:
+            return False
+        self._done[name] = now
+        return True
 
     def forget(self, name: str) -> None:
-        """Let ``name`` be done again."""
+        """Let ``name`` be done again by the next one who asks for it."""
         self._kept.pop(name, None)
 
     # Containers.
@@ -339,28 +289,29 @@ class Engine:
         making = asyncio.create_task(self.ask("POST", "/containers/create", body=dict(options), name=name))
         try:
             await asyncio.shield(making)
-            attachment = await self._attach(name)
-        except BaseException:
-            self.later(self._discard(name, making))
-            raise
-        try:
+            attachment = self._live[name] = await self._attach(name)
             await self.ask("POST", f"/containers/{name}/start")
         except BaseException:
-            attachment.close()
-            self.later(self.remove(name))
+            self.later(lambda: self._discard(name, making))
             raise
         return attachment
 
     async def _discard(self, name: str, making: asyncio.Task[Any]) -> None:
         # The engine may be making it still: it can be removed once it is there.
         await asyncio.wait([making])
-        if making.cancelled() or making.exception() is None:
-            await self.remove(name)
-        else:
+        failure = None if making.cancelled() else making.exception()
+        if isinstance(failure, EngineError) and failure.status is not None:
             self._live.pop(name, None)
+        else:
+            await self.remove(name)
 
     async def remove(self, name: str) -> None:
         """End a container at once and remove it, if it is there; returns when it is gone."""
+        attachment = self._live.get(name)
+        if attachment is not None:
+            attachment.close()
+        if self._closed:
+            return
         try:
             await self.ask("DELETE", f"/containers/{name}", accept=(404,), force="1", v="1")
         except EngineError as error:
@@ -416,8 +367,8 @@ def _agreed(version: str, address: Address) -> str:
         raise EngineError(f"What answers at {address} is no container engine.") from None
     if (major, minor) < _OLDEST:
         raise EngineError(
-            f"The container engine at {address} speaks version {version} of its API; {_OLDEST[0]}.{_OLDEST[1]} "
-            "is needed, that of Docker 20.10. Update it."
+            f"The container engine at {address} speaks version {version} of its API; "
+            f"{_OLDEST[0]}.{_OLDEST[1]} is needed, that of Docker 20.10. Update it."
         )
     agreed = min((major, minor), _NEWEST)
     return f"{agreed[0]}.{agreed[1]}"
@@ -441,10 +392,10 @@ async def _objects(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]
         yield json.loads(rest)
 
 
-async def _without_complaint(work: Coroutine[Any, Any, None]) -> None:
+async def _without_complaint(work: Callable[[], Awaitable[None]]) -> None:
     # Nobody waits for it, so nobody could do anything: a container that stays is removed at the next start.
     with contextlib.suppress(EngineError):
-        await work
+        await work()
 
 
 # --- What a container says and hears -------------------------------------------------------------
@@ -495,8 +446,14 @@ class Attachment:
 
     def close(self) -> None:
         """Close the connection; the container's standard input ends."""
-        transport = self._writer.transport
-        transport.abort()
+        self._writer.transport.abort()
+
+    def hang_up(self) -> None:
+        """End the connection from any thread; the container's standard input ends."""
+        # The socket that a loop shows may lack methods: a second one for the same connection has them all.
+        shown = self._writer.get_extra_info("socket")
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(shown.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
 
 # --- One per loop and address --------------------------------------------------------------------

@@ -40,7 +40,8 @@ class Output:
         self.size = 0
         self._head: list[str] = []
         self._head_left = self.limit // 2
-        self._tail: deque[str] = deque()
+        # A deque takes 600 bytes while it is empty, and most steps print little.
+        self._tail: deque[str] | None = None
         self._tail_size = 0
 
     def write(self, text: str) -> int:
@@ -58,14 +59,17 @@ class Output:
     def _append_tail(self, text: str) -> None:
         room = self.limit - self.limit // 2
         text = text[-room - self.limit :] if len(text) > room + self.limit else text
-        self._tail.append(text)
+        if self._tail is None:
+            self._tail = deque()
+        tail = self._tail
+        tail.append(text)
         self._tail_size += len(text)
-        while self._tail and self._tail_size - len(self._tail[0]) > room:
-            self._tail_size -= len(self._tail.popleft())
+        while tail and self._tail_size - len(tail[0]) > room:
+            self._tail_size -= len(tail.popleft())
 
     def text(self) -> str:
         """What was printed, cut in the middle beyond the limit."""
-        head, tail = "".join(self._head), "".join(self._tail)
+        head, tail = "".join(self._head), "".join(self._tail or ())
         if self.size <= self.limit:
             return head + tail
         return head + _gap(self.limit) + tail[max(0, len(tail) - self.limit // 2) :]
