@@ -1,4 +1,4 @@
-"""The command line: ``manyhands run``, ``map``, ``simulate`` and ``demo``.
+"""The command line: ``manyhands run``, ``map``, ``simulate``, ``demo`` and ``serve``.
 
 This file holds what is common to them: one clear sentence for whatever goes wrong, and the exit status.
 Each command lives in a file of its own, which is imported when the command is asked for.

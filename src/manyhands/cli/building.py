@@ -112,7 +112,7 @@ def load_tools(text: str) -> list[Any]:
         if word.endswith(".py"):
             found += _tools_in_file(Path(word))
         elif ":" in word:
-            found += _tools_named(word)
+            found += load_objects(word)
         else:
             found.append(word)
     return found
@@ -145,16 +145,35 @@ def _imported(path: Path) -> Any:
     return module
 
 
-def _tools_named(word: str) -> list[Any]:
-    module_name, _, name = word.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    with _import_errors(module_name):
-        module = importlib.import_module(module_name)
+def load_objects(word: str) -> list[Any]:
+    """Return what ``package.module:name`` or ``path/to/file.py:name`` names; the items, if it is a list.
+
+    Args:
+        word: The name.
+
+    Raises:
+        CallerError: There is no such thing, or its module cannot be imported.
+    """
+    module_name, colon, name = word.rpartition(":")
+    if not colon:
+        raise CallerError(f"{word!r} names nothing: write package.module:name, or path/to/file.py:name.")
+    if module_name.endswith(".py"):
+        if not Path(module_name).is_file():
+            raise CallerError(f"There is no file {module_name}.")
+        module = _imported(Path(module_name))
+    else:
+        module = _module(module_name)
     if not hasattr(module, name):
         raise CallerError(f"There is no {name!r} in the module {module_name}.")
     value = getattr(module, name)
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _module(name: str) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with _import_errors(name):
+        return importlib.import_module(name)
 
 
 @contextmanager

@@ -16,8 +16,10 @@ from manyhands.cli import BAD_USAGE, FAILED, INTERRUPTED, OK
 from manyhands.cli.building import build_agent, opened_model
 from manyhands.crowd import Crowd
 from manyhands.errors import AuthenticationError, BadRequestError, CallerError
+from manyhands.messages import TokenUsage
 from manyhands.observe.snapshot import Meter, counts, duration, progress_line
 from manyhands.results import ResultsFile, result_line, same_answer
+from manyhands.run import OUT_OF_BUDGET
 from manyhands.tasks.files import BadLine, count_tasks, read_tasks
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from manyhands.agents import MultiStepAgent
     from manyhands.crowd import MapResult
+    from manyhands.limits.budget import Budget
     from manyhands.tasks.task import Task
 
 _FIRST_LINE_SECONDS = 2.0
@@ -103,8 +106,10 @@ class MapJob:
             concurrency=args.concurrency,
             retries=args.retries,
             timeout=args.timeout,
+            budget=_budget(args, agent),
+            keep_runs=args.keep_steps,
         )
-        self.meter = Meter(self.crowd.progress)
+        self.meter = Meter(self.crowd.progress, [agent])
         self.interrupted = 0
         self._refused: BaseException | None = None
         self._failed_before = 0
@@ -302,8 +307,32 @@ class MapJob:
         )
         if self._args.output != "-":
             yield f"Results: {self._args.output}"
+        if self.crowd.used_up is not None:
+            yield f"{self.crowd.used_up} With a larger budget, the same command does the rest."
+            if self.crowd.progress.failures.keys() == {OUT_OF_BUDGET} and not self._failed_before:
+                return
         if now.failed or self._failed_before:
             yield "To do the failed ones again, give the same command with --retry-failed."
+
+
+def _budget(args: argparse.Namespace, agent: MultiStepAgent) -> Budget | None:
+    """Return the budget of all runs together, ``None`` if there is none.
+
+    Raises:
+        CallerError: It is one of money, and nobody knows what the model costs.
+    """
+    kinds = ("tokens", "requests", "money", "seconds")
+    limits = {kind: getattr(args, f"budget_{kind}") for kind in kinds}
+    if all(limit is None for limit in limits.values()):
+        return None
+    from manyhands.limits.budget import Budget
+
+    budget = Budget(**limits)
+    try:
+        budget.cost(agent.model.model_id, TokenUsage(1, 1))
+    except KeyError as error:
+        raise CallerError(f"--budget-money cannot be kept: {error.args[0]}") from error
+    return budget
 
 
 def _is_refusal(result: MapResult) -> bool:

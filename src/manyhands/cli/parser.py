@@ -23,13 +23,36 @@ input:
 
 results:
   One JSON line for each task, as it ends. Run the same command again and it does what is missing: a task
-  is known by its id, or by its line number and content. Failed tasks stay as they are, unless
-  --retry-failed. Ctrl-C finishes what is in flight, a second one stops at once; the file is whole in
-  both cases.
+  is known by its id, or by its line number and content. What a budget did not reach is done, too. Failed
+  tasks stay as they are, unless --retry-failed. Ctrl-C finishes what is in flight, a second one stops at
+  once; the file is whole in both cases.
 
 exit status:
   0  all tasks have succeeded        2    bad usage, or lines that are no tasks
   1  some have failed                130  interrupted
+"""
+
+_SHOW_NOTES = """\
+Without an id the results are listed, failures first. The steps of a run are in the file if it was written
+with manyhands map --keep-steps. A file of one result (RunResult.dict() or Trace.dict() as JSON) needs no id.
+
+exit status:
+  0  the run succeeded, or a list was shown        1  the run failed        2  bad usage
+"""
+_TOP_NOTES = """\
+keys:
+  q  quit      p  pause, and go on      s  sort by age, tokens, step, agent      up, down  scroll
+"""
+_SERVE_NOTES = """\
+tokens:
+  On this computer nobody is asked. Beyond it (--host) clients need a token: one from --tokens-file, or from
+  the environment variable MANYHANDS_SERVE_TOKENS; without these, one is made and shown.
+
+  MANYHANDS_SERVE_TOKENS    TOKEN, or TENANT:TOKEN,TENANT:TOKEN
+  --tokens-file             [alice]
+                            token = "..."
+                            max_runs = 10
+                            runs_per_minute = 60
 """
 
 
@@ -47,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"manyhands {__version__}")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_run, _add_map, _add_simulate, _add_demo):
+    for add in (_add_run, _add_map, _add_show, _add_top, _add_simulate, _add_demo, _add_serve):
         add(commands).add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -89,6 +112,10 @@ def _add_map(commands: argparse._SubParsersAction[_Parser]) -> argparse.Argument
     work.add_argument(
         "--retry-failed", action="store_true", help="do tasks again that failed at an earlier time"
     )
+    work.add_argument(
+        "--keep-steps", action="store_true", help="write what each run did to the results, for manyhands show"
+    )
+    _add_budget_options(parser)
     reading = parser.add_argument_group("input")
     reading.add_argument("--format", choices=("jsonl", "csv", "lines"), help="by default the extension says")
     reading.add_argument("--template", help='makes tasks of fields: "What does {company} sell?"')
@@ -96,6 +123,35 @@ def _add_map(commands: argparse._SubParsersAction[_Parser]) -> argparse.Argument
     _add_agent_options(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="show nothing but complaints")
     return parser
+
+
+def _add_show(commands: argparse._SubParsersAction[_Parser]) -> argparse.ArgumentParser:
+    parser = _command(commands, "show", "show what a run did, from a file of results", _SHOW_NOTES)
+    parser.add_argument("results", metavar="FILE[#ID]", help="file of results, and the id of one of them")
+    parser.add_argument("--html", metavar="FILE", help="write a page of HTML; - writes it to the output")
+    parser.add_argument("--markdown", metavar="FILE", help="write Markdown; - writes it to the output")
+    parser.add_argument("--limit", type=count, default=50, metavar="N", help="most results to list (50)")
+    return parser
+
+
+def _add_top(commands: argparse._SubParsersAction[_Parser]) -> argparse.ArgumentParser:
+    parser = _command(commands, "top", "watch the runs of a server (manyhands serve)", _TOP_NOTES)
+    parser.add_argument(
+        "url", nargs="?", default="http://127.0.0.1:8000", help="the server (http://127.0.0.1:8000)"
+    )
+    parser.add_argument("--token", metavar="TOKEN", help="token of the server (default: MANYHANDS_TOKEN)")
+    parser.add_argument("--once", action="store_true", help="show it once, also without a terminal")
+    return parser
+
+
+def _add_budget_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "budget", "of all runs together; what is left when it is used up is done next time"
+    )
+    group.add_argument("--budget-tokens", type=count, metavar="N", help="most tokens, in and out")
+    group.add_argument("--budget-requests", type=count, metavar="N", help="most questions to the model")
+    group.add_argument("--budget-money", type=positive, metavar="USD", help="most US dollars")
+    group.add_argument("--budget-seconds", type=positive, metavar="S", help="most seconds")
 
 
 def _add_agent_options(parser: argparse.ArgumentParser) -> None:
@@ -166,6 +222,32 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> argparse.Argumen
         "-c", "--concurrency", type=count, default=100, metavar="N", help="most runs at once (100)"
     )
     parser.add_argument("--latency", default="0.4", metavar="S", help="seconds that a reply takes (0.4)")
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> argparse.ArgumentParser:
+    parser = _command(commands, "serve", "serve agents over HTTP", f"{_SERVE_NOTES}\n{_MODELS}")
+    parser.add_argument(
+        "agents",
+        nargs="*",
+        metavar="AGENT",
+        help="package.module:name or path/to/file.py:name; without one, the options below make an agent",
+    )
+    door = parser.add_argument_group("server")
+    door.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    door.add_argument("--port", type=whole, default=8000, help="port to listen on (8000); 0 takes a free one")
+    door.add_argument("--tokens-file", metavar="FILE", help="tokens of clients, in TOML")
+    door.add_argument("--max-runs", type=count, default=100, metavar="N", help="most runs at once (100)")
+    door.add_argument(
+        "--max-queued", type=whole, default=1000, metavar="N", help="most that wait; then 429 (1000)"
+    )
+    door.add_argument(
+        "--drain", type=positive, default=30.0, metavar="S", help="seconds for runs to finish at the end (30)"
+    )
+    door.add_argument(
+        "--keep", type=count, default=10_000, metavar="N", help="most finished runs kept (10000)"
+    )
+    _add_agent_options(parser)
     return parser
 
 
