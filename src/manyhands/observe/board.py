@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,20 +18,24 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhands._bridge import call_in_thread
-from manyhands.observe.snapshot import Meter, Snapshot, counts, duration
+from manyhands.observe.columns import Columns
+from manyhands.observe.snapshot import Meter, Snapshot, counts, duration, money
+from manyhands.observe.words import visible
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from rich.console import RenderableType
 
     from manyhands.crowd import Progress
+    from manyhands.observe.snapshot import Row
 
 _SECONDS = 0.25
 _ACCENT = "#d4b702"
 _MOST_ROWS = 10
 # Lines of a board that are not tasks, and one for the prompt below.
 _OTHER_LINES = 14
+_MOST_LIMITS = 4
 
 
 class Board:
@@ -55,26 +59,29 @@ class Board:
         """Draw until cancelled; the last state stays on the screen."""
         self._live.start()
         try:
+            await self._meter.learn_price()
             while True:
                 await self._draw()
                 await asyncio.sleep(_SECONDS)
         finally:
-            # On the loop, once: a cancelled task may await nothing more, and the end must be seen.
-            self._live.update(self._picture(0))
-            self._live.stop()
+            # Cancelled as this is, it waits once more, for the end must be seen; a second cancel ends that.
+            last = render(self._meter.read(), self._title)
+            await call_in_thread(partial(self._end, last), label="board")
+
+    def _end(self, last: RenderableType) -> None:
+        self._live.update(last)
+        self._live.stop()
 
     async def _draw(self) -> None:
-        rows = max(0, min(_MOST_ROWS, self.console.height - _OTHER_LINES))
-        picture = self._picture(rows)
-        await call_in_thread(lambda: self._live.update(picture, refresh=True), label="board")
-
-    def _picture(self, rows: int) -> RenderableType:
-        return render(self._meter.read(rows), self._title)
+        now = self._meter.read(_MOST_ROWS)
+        lines = self.console.height - _OTHER_LINES - min(len(now.limits), _MOST_LIMITS)
+        picture = render(now, self._title, max(0, lines))
+        await call_in_thread(partial(self._live.update, picture, refresh=True), label="board")
 
 
 @asynccontextmanager
 async def showing(
-    progress: Progress, console: Console | None = None, title: str = ""
+    progress: Progress, console: Console | None = None, title: str = "", agents: Sequence[Any] = ()
 ) -> AsyncIterator[Meter]:
     """Show a board of ``progress`` for the time of an ``async with``.
 
@@ -82,8 +89,9 @@ async def showing(
         progress: The progress of a crowd.
         console: The terminal.
         title: What is being done.
+        agents: The agents at work, whose limits and prices are shown.
     """
-    meter = Meter(progress)
+    meter = Meter(progress, agents)
     task = asyncio.create_task(Board(meter, console, title).show(), name="board")
     try:
         yield meter
@@ -92,19 +100,20 @@ async def showing(
         await asyncio.wait([task])
 
 
-def render(now: Snapshot, title: str = "") -> RenderableType:
+def render(now: Snapshot, title: str = "", rows: int = _MOST_ROWS) -> RenderableType:
     """Return a snapshot as something that rich can draw.
 
     Args:
         now: The snapshot.
         title: What is being done.
+        rows: Most tasks to list.
     """
     parts: list[RenderableType] = (
         [Text(title, style="bold", no_wrap=True, overflow="ellipsis")] if title else []
     )
     parts += [_bar(now), _figures(now)]
-    if now.slowest:
-        parts.append(_slowest(now))
+    if now.slowest[:rows]:
+        parts.append(_slowest(now.slowest[:rows]))
     if now.note:
         parts.append(Text(now.note, style=f"bold {_ACCENT}"))
     # The cursor rests here: what the terminal echoes (^C) does not run over the edge and shift the board.
@@ -126,17 +135,20 @@ def _bar(now: Snapshot) -> RenderableType:
 
 def _figures(now: Snapshot) -> RenderableType:
     lines = Table.grid(padding=(0, 2))
-    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column(style="dim", no_wrap=True, min_width=10)
     lines.add_column(overflow="ellipsis", no_wrap=True)
     lines.add_row("tasks", _totals(now))
     eta = f"   eta {duration(now.eta)}" if now.eta else ""
     lines.add_row("speed", Text(f"{now.rate:.1f}/s   elapsed {duration(now.elapsed)}{eta}"))
-    lines.add_row("tokens", Text(f"{now.input_tokens:,} in   {now.output_tokens:,} out"))
+    tokens = f"{now.input_tokens:,} in   {now.output_tokens:,} out"
+    lines.add_row("tokens", Text(tokens + money(now.money)))
     lines.add_row("waiting on", Text(counts(now.activities) or "nothing"))
+    for number, limit in enumerate(now.limits[:_MOST_LIMITS]):
+        lines.add_row("" if number else "limits", Text(visible(limit)))
     failures = counts(now.failures) + (f"   (retried {now.retried:,} times)" if now.retried else "")
     lines.add_row("failures", Text(failures.strip() or "none", style="red" if now.failures else ""))
     if now.last_failure:
-        lines.add_row("the last", Text(" ".join(now.last_failure.split()), style="red"))
+        lines.add_row("the last", Text(visible(" ".join(now.last_failure.split())), style="red"))
     return lines
 
 
@@ -153,18 +165,12 @@ def _totals(now: Snapshot) -> Text:
     return text
 
 
-def _slowest(now: Snapshot) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("slowest", no_wrap=True, max_width=20, overflow="ellipsis")
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("waiting on", no_wrap=True, max_width=28, overflow="ellipsis")
-    table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in now.slowest:
+def _slowest(rows: Sequence[Row]) -> RenderableType:
+    cells = []
+    for row in rows:
         again = f" (attempt {row.attempt})" if row.attempt > 1 else ""
-        # Only what can be seen of a task is handed to rich, which measures every letter.
-        words = " ".join(row.task[:300].split())
-        table.add_row(
-            Text(row.id[:40]), duration(row.age), str(row.step), Text(row.activity + again), Text(words)
-        )
-    return table
+        # Only what can be seen of a task is handed on to be measured.
+        texts = (row.id[:40], duration(row.age), str(row.step), row.activity + again, row.task[:300])
+        cells.append([visible(" ".join(text.split())) for text in texts])
+    head = ("slowest", "age", "step", "waiting on", "task")
+    return Columns(head, cells, right=(1, 2), most=(20, 10, 6, 28))

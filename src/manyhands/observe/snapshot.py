@@ -9,9 +9,18 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from manyhands._bridge import call_in_thread
+from manyhands.errors import MissingExtraError
+from manyhands.limits.prices import Price, cost
+from manyhands.messages import TokenUsage
+from manyhands.observe.headroom import headroom
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from manyhands.crowd import Flight, Progress
 
 # Seconds back over which the rate is taken.
@@ -47,6 +56,8 @@ class Snapshot:
         retried: Attempts beyond the first ones.
         input_tokens: Tokens sent.
         output_tokens: Tokens received.
+        money: US dollars for them; ``None`` where the price is not known.
+        limits: How much room each limit leaves, in words.
         activities: What those in flight do or wait for, the most common first.
         failures: Failures by kind, the most common first.
         last_failure: What the latest failure said.
@@ -66,6 +77,8 @@ class Snapshot:
     retried: int
     input_tokens: int
     output_tokens: int
+    money: float | None
+    limits: tuple[str, ...]
     activities: tuple[tuple[str, int], ...]
     failures: tuple[tuple[str, int], ...]
     last_failure: str
@@ -88,6 +101,7 @@ class Meter:
 
     Args:
         progress: The progress.
+        agents: The agents at work, whose limits and prices are shown.
 
     Attributes:
         total: Tasks in all, where the progress does not know; may be set later.
@@ -96,8 +110,10 @@ class Meter:
         note: A line for the user.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, agents: Sequence[Any] = ()) -> None:
         self.progress = progress
+        self._agents = agents
+        self._price: Price | None = None
         self.total: int | None = progress.total
         self.earlier = 0
         self.bad = 0
@@ -127,12 +143,18 @@ class Meter:
             retried=progress.retried,
             input_tokens=sent,
             output_tokens=received,
+            money=None if self._price is None else self._price.of(TokenUsage(sent, received)),
+            limits=tuple(map(room, headroom(self._agents))),
             activities=_activities(progress),
             failures=tuple(progress.failures.most_common()),
             last_failure=_last_failure(progress),
             slowest=tuple(_row(flight, now) for flight in islice(progress.flights.values(), rows)),
             note=self.note,
         )
+
+    async def learn_price(self) -> None:
+        """Look up what the tokens cost, once: reading a table of prices is no work for an event loop."""
+        self._price = await call_in_thread(lambda: _price_of(self._agents), label="prices")
 
     def _rate(self, now: float) -> float:
         if self.progress.began is None:
@@ -148,6 +170,27 @@ class Meter:
         if self.total is None or not rate:
             return None
         return max(0, self.total - self.earlier - self.bad - self.progress.done) / rate
+
+
+def _price_of(agents: Sequence[Any]) -> Price | None:
+    """Return the price of the one model that all these agents and their teams ask."""
+    models = {getattr(agent.model, "model_id", None) for agent in _with_teams(agents)}
+    if len(models) != 1:
+        return None
+    (model,) = models
+    try:
+        # For a thousand: some prices grow with the length of one prompt.
+        sent, received = (cost(model, usage) for usage in (TokenUsage(1000, 0), TokenUsage(0, 1000)))
+        return Price(1000 * sent, 1000 * received)
+    except (KeyError, MissingExtraError):
+        return None
+
+
+def _with_teams(agents: Sequence[Any]) -> list[Any]:
+    found = list(agents)
+    for agent in found:  # it grows while it is read
+        found += [member for member in agent.managed_agents.values() if member not in found]
+    return found
 
 
 def _activities(progress: Progress) -> tuple[tuple[str, int], ...]:
@@ -184,6 +227,42 @@ def duration(seconds: float | None) -> str:
 def counts(pairs: tuple[tuple[str, int], ...]) -> str:
     """Return counts by name as text: ``model 61, tool look_up 12``."""
     return ", ".join(f"{name} {number:,}" for name, number in pairs)
+
+
+def money(dollars: float | None) -> str:
+    """Return US dollars as text, with a gap before it; empty if they are not known."""
+    if dollars is None:
+        return ""
+    return f"   ${dollars:,.2f}" if dollars >= 1 or not dollars else f"   ${dollars:.4f}"
+
+
+def room(limit: dict[str, Any]) -> str:
+    """Return how much room a limit leaves, in words.
+
+    Args:
+        limit: A row of :func:`manyhands.observe.headroom.headroom`.
+    """
+    waiting = f", {limit['waiting']:,} wait" if limit.get("waiting") else ""
+    if limit.get("kind") != "rate":
+        return f"{limit.get('name')}: {limit.get('held', 0):,} of {limit.get('limit', 0):,} taken{waiting}"
+    parts = [
+        f"{limit.get(f'{unit}_used', 0):,.0f} of {limit[f'{unit}_per_minute']:,.0f} {unit}/min"
+        for unit in ("requests", "tokens")
+        if limit.get(f"{unit}_per_minute")
+    ]
+    if limit.get("paused_for"):
+        parts.append(f"paused {duration(limit['paused_for'])}")
+    elif limit.get("pace"):
+        parts.append(f"climbing, {limit['pace']:.1f}/s")
+    return f"{_key_in_short(str(limit.get('name')))}: {', '.join(parts) or 'no limit'}{waiting}"
+
+
+def _key_in_short(key: str) -> str:
+    """Return host and model of the key of a rate (see :func:`manyhands.limits.rate.rate_key`)."""
+    if "/" not in key:
+        return key
+    host = urlsplit(key).hostname or key.partition("/")[0]
+    return f"{host}/{key.rpartition('/')[2]}"
 
 
 def progress_line(now: Snapshot) -> str:

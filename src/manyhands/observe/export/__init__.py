@@ -1,0 +1,1 @@
+"""A trace in the forms people read: in the terminal, as Markdown, as a page of HTML."""
