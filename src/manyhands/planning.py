@@ -47,7 +47,7 @@ def _render(run: Run, name: str) -> str:
     variables: dict[str, Any] = {
         "task": run.task,
         "tools": agent.tools,
-        "managed_agents": agent.managed_agents,
+        "managed_agents": {name: member.as_tool() for name, member in agent.managed_agents.items()},
         "remaining_steps": run.options.max_steps - run.step_number + 1,
     }
     template: str = agent.prompt_templates["planning"][name]  # type: ignore[literal-required]

@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import CallerError
-from manyhands.run import SUCCESS, error_dict
+from manyhands.run import OUT_OF_BUDGET, SUCCESS, error_dict
 from manyhands.steps import plain
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def result_line(result: MapResult) -> bytes:
         "timing": result.timing.dict(),
         "attempts": result.attempts,
     }
+    if result.run is not None:
+        # Whoever keeps the runs wants to see what they did.
+        record["trace"] = result.run.trace().dict()
     if result.expected is not None:
         record["expected"] = plain(result.expected)
         record["correct"] = same_answer(result.output, result.expected)
@@ -111,7 +114,7 @@ class ResultsFile:
         self.path = path
         self.repaired = False
         # Hashes of ids: a million of them take 8 bytes each and their place in a set.
-        self._states: dict[int, bool] = {}
+        self._states: dict[int, bool | None] = {}
         self._superseded = 0
         self._fd = _opened_and_locked(path)
         try:
@@ -130,7 +133,10 @@ class ResultsFile:
         return len(self._states)
 
     def succeeded(self, id: Any) -> bool | None:
-        """Return whether the task of this id has succeeded, ``None`` if it is not in the file."""
+        """Return whether the task of this id has succeeded, ``None`` if it has to be done still.
+
+        What ended because the budget of all was used up was no failure of the task.
+        """
         return self._states.get(_key(id))
 
     def write(self, results: Iterable[MapResult]) -> None:
@@ -142,7 +148,7 @@ class ResultsFile:
         lines = []
         for result in results:
             lines.append(result_line(result))
-            self._note(result.id, result.ok)
+            self._note(result.id, _ok(result.state))
         try:
             _write_all(self._fd, b"".join(lines))
         except OSError as error:
@@ -163,7 +169,7 @@ class ResultsFile:
 
     # --- Reading what is there --------------------------------------------------------------------
 
-    def _note(self, id: Any, ok: bool) -> None:
+    def _note(self, id: Any, ok: bool | None) -> None:
         key = _key(id)
         if key in self._states:
             self._superseded += 1
@@ -227,10 +233,14 @@ def _key(id: Any) -> int:
     return hash(str(id))
 
 
-def _id_and_ok(path: Path, line: bytes, number: int) -> tuple[Any, bool]:
+def _ok(state: str) -> bool | None:
+    return None if state == OUT_OF_BUDGET else state == SUCCESS
+
+
+def _id_and_ok(path: Path, line: bytes, number: int) -> tuple[Any, bool | None]:
     try:
         record = json.loads(line)
-        return record["id"], record["state"] == SUCCESS
+        return record["id"], _ok(record["state"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsFileError(
             f"{path} holds something else than results: see line {number}. Name another file to write to."

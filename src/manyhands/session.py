@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import iterate_sync, run_sync
+from manyhands.events import waiting
 from manyhands.run import MAX_STEPS, SUCCESS, Run
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ class Session:
         with self._lock:
             before, self._last_turn = self._last_turn, mine
         try:
-            run.activity = "its turn"
-            if before is not None:
-                # A turn may come from any loop: futures of the threading kind know no loop.
-                await asyncio.shield(asyncio.wrap_future(before))
+            if before is not None and not before.done():
+                with waiting("queue", "session"):
+                    # A turn may come from any loop: futures of the threading kind know no loop.
+                    await asyncio.shield(asyncio.wrap_future(before))
             run.executor = self._ground.executor
             async with self._kept_whole(run):
                 yield

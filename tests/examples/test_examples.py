@@ -81,6 +81,14 @@ def test_a_person_is_waited_for_while_other_runs_finish() -> None:
     assert lines[3] == "Delete important file with approval -> approved"
 
 
+def test_calls_are_approved_changed_and_denied() -> None:
+    assert shown_by("approvals").splitlines() == [
+        "Delete the logs: Done: old.log is deleted",
+        "Delete the notes: Done: notes.bak is deleted",
+        "Clean the system: I left it alone.",
+    ]
+
+
 def test_generated_code_calls_async_tools_without_await() -> None:
     answers = [line for line in shown_by("generated_code").splitlines() if line.startswith("->")]
     assert answers == [
@@ -153,3 +161,20 @@ def test_threads_carry_the_name_of_their_agent() -> None:
     logged = sorted(finished.stderr.splitlines())
     assert re.fullmatch(r"tool-researcher\S*: looking up Norway", logged[0])
     assert re.fullmatch(r"tool-writer\S*: looking up Peru", logged[1])
+
+
+def test_telemetry_shows_spans_metrics_and_logs_of_each_run() -> None:
+    shown = shown_by("telemetry")
+    assert shown.count('"agent": "calculator"') == shown.count('"trace_id": ') == 20
+    assert re.search(r"20 x invoke_agent calculator", shown)
+    assert re.search(r"15 x wait slot", shown)
+    assert re.search(r"manyhands.steps +40.00 {step}", shown)
+
+
+def test_what_agents_do_can_be_watched_and_read_afterwards() -> None:
+    shown = shown_by("watching")
+    assert "│ Final answer: 391" in shown and "│ Final answer: 42" in shown
+    assert "20 in flight" in shown and "20 succeeded" in shown
+    assert "4 of 4 taken, 16 wait" in shown
+    assert "└── Answer: 42" in shown
+    assert "\x1b" not in shown

@@ -41,6 +41,12 @@ def fastapi_with_limit() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def agents() -> Iterator[str]:
+    with serving("serve_agents") as address:
+        yield address
+
+
 async def asked(url: str, **request: object) -> object:
     async with (
         aiohttp.ClientSession() as session,
@@ -92,3 +98,37 @@ async def test_a_fastapi_route_lets_five_work_at_once(fastapi_with_limit: str) -
         most = await response.json()
     assert len(answers) == len(NUMBERS)
     assert most == {"most": 5}
+
+
+async def streamed(url: str, task: str) -> list[dict[str, object]]:
+    async with aiohttp.ClientSession() as session, session.get(url, params={"task": task}) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        lines = [line async for line in response.content if line.startswith(b"data: ")]
+    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("server", "path"), [("fastapi", "stream"), ("aiohttp_web", "stream"), ("starlette", "events")]
+)
+async def test_servers_send_the_events_of_a_run(
+    request: pytest.FixtureRequest, server: str, path: str
+) -> None:
+    address = request.getfixturevalue(server)
+    streams = [streamed(f"{address}/{path}", f"What is {number} * 7?") for number in NUMBERS]
+    for number, events in enumerate(await asyncio.gather(*streams)):
+        answers = [event["output"] for event in events if event["type"] == "final_answer"]
+        assert answers == [number * 7]
+        assert events[-1]["type"] == "run_end"
+
+
+async def test_the_whole_server_is_mounted_in_fastapi(fastapi: str) -> None:
+    run = await asked(f"{fastapi}/agents/v1/runs", json={"task": "What is 6 * 7?", "wait": True})
+    assert isinstance(run, dict)
+    assert run["output"] == 42
+
+
+async def test_served_agents_are_listed_and_asked(agents: str) -> None:
+    question = {"agent": "calculator", "task": "What is 17 * 23?", "wait": True}
+    run = await asked(f"{agents}/v1/runs", json=question)
+    assert isinstance(run, dict)
+    assert run["output"] == 391

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from manyhands import ToolCallingAgent
 from manyhands.errors import BadRequestError, RateLimitError, ServerError
+from manyhands.events import ConcurrencyChanged
 from manyhands.limits import (
     AdaptiveLimiter,
     BudgetedModel,
@@ -15,6 +17,7 @@ from manyhands.limits import (
     LimitedModel,
     RateLimiter,
     RetryingModel,
+    RetryPolicy,
     observe_headers,
     with_limits,
 )
@@ -212,6 +215,24 @@ def test_the_limit_never_leaves_its_bounds() -> None:
 def test_bounds_that_make_no_sense_are_refused(bounds: tuple[int, int, int | None]) -> None:
     with pytest.raises(ValueError, match="floor <= start <= ceiling"):
         AdaptiveLimiter(*bounds)
+
+
+CALL = '{"name": "final_answer", "arguments": {"answer": "Paris"}}'
+
+
+async def test_observers_of_a_run_are_told_how_its_calls_move_the_limit() -> None:
+    refusal = RateLimitError("slow down", status=429, retry_after=0)
+    answers: list[str | Exception | ChatMessage] = ["no json", refusal, CALL]
+    slots = AdaptiveLimiter(1, 256, name="played")
+    model = LimitedModel(PlayedModel(answers), slots=slots)
+    run = ToolCallingAgent([], RetryingModel(model, RetryPolicy(first_delay=0))).arun("Go.")
+    told: list[Any] = []
+    run.observers.append(lambda run, event: told.append(event))
+    assert await run == "Paris"
+    moves = [(event.before, event.after) for event in told if isinstance(event, ConcurrencyChanged)]
+    assert moves == [(1, 2), (2, 1), (1, 2)]
+    assert {event.key for event in told if isinstance(event, ConcurrencyChanged)} == {"played"}
+    assert slots.limit == 2
 
 
 def test_adaptive_concurrency_finds_what_a_provider_can_take() -> None:

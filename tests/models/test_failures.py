@@ -84,7 +84,7 @@ def test_a_key_that_the_server_repeats_is_struck_out() -> None:
     body = json.dumps({"error": {"message": "Incorrect key: sk-secret-1.", "key": "sk-secret-1"}}).encode()
     error = refusal(401, body, {}, where=WHERE, secret="sk-secret-1")
     assert "sk-secret-1" not in f"{error} {error.body} {error!r}"
-    inside = error_inside({"error": {"message": "sk-secret-1"}}, where=WHERE, secret="sk-secret-1")
+    inside = error_inside({"error": {"message": "sk-secret-1"}}, where=WHERE, secrets=["sk-secret-1"])
     assert "sk-secret-1" not in f"{inside} {inside.body}"
 
 

@@ -54,7 +54,7 @@ class Refused(Exception):
         (TypeError("no such argument"), BadRequestError, None),
         (TimeoutError("silence"), ConnectionFailedError, None),
         (ConnectionResetError("gone"), ConnectionFailedError, None),
-        (json.JSONDecodeError("no JSON", "<html>", 0), ConnectionFailedError, None),
+        (json.JSONDecodeError("no JSON", "<html>", 0), ServerError, None),
         (KeyError("a mistake of the library"), ProviderError, None),
     ],
 )

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
-import traceback
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from blockbuster import blockbuster_ctx
 
-from manyhands import ToolCallingAgent, tool
 from manyhands.errors import (
-    AuthenticationError,
     BadRequestError,
     CallerError,
-    ConnectionFailedError,
     MissingExtraError,
-    ProviderError,
     RateLimitError,
-    ServerError,
 )
 from manyhands.messages import (
     ChatMessage,
-    ChatMessageToolCall,
-    ChatMessageToolCallFunction,
     MessageRole,
     TokenUsage,
     agglomerate_stream_deltas,
@@ -44,8 +33,8 @@ from manyhands.models.cleaning import REMOVE_PARAMETER
 from manyhands.models.litellm import LiteLLMModel
 from manyhands.models.openai import OpenAIModel
 from manyhands.testing import SimulatedProvider
-from manyhands.testing.simulated import Call, ChatRequest, Reply
-from tests.models.servers import CHUNKED, answering, chunk, events, http, said
+from manyhands.testing.simulated import Call, Reply
+from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +46,7 @@ needs_litellm = pytest.mark.skipif(
     importlib.util.find_spec("litellm") is None,
     reason='litellm is not installed: pip install "manyhands[litellm]"',
 )
-# litellm leaves tasks and sockets of its own behind; what is ours is checked by name below.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in WARNINGS]
 
 TASK = [message(MessageRole.USER, "Say hello.")]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -72,13 +55,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop() -> Iterator[None]:
-    """As everywhere, except that litellm itself may read certificates and counters of tokens."""
-    with blockbuster_ctx("manyhands") as blocking:
-        for function in blocking.functions.values():
-            function.can_block_in("litellm/main.py", {"acompletion"})
-            function.can_block_in("litellm/utils.py", {"wrapper_async"})
-            function.can_block_in("litellm/router.py", {"acompletion"})
-            function.can_block_in("litellm/litellm_core_utils/streaming_handler.py", {"__anext__"})
+    with only_litellm_blocks_the_loop():
         yield
 
 
@@ -96,17 +73,6 @@ async def streamed(asked: Model, messages: list[ChatMessage] = TASK, **options: 
 
 
 # --- Asking ------------------------------------------------------------------------------------
-
-
-@needs_litellm
-async def test_a_question_gets_its_reply_and_its_token_counts() -> None:
-    async with SimulatedProvider(policy=lambda _: "Hello!", api_key="sk-test-123") as provider:
-        got = await model(provider.base_url).agenerate(TASK)
-        folded = await streamed(model(provider.base_url))
-    assert got.content == folded.content == "Hello!"
-    assert got.token_usage == folded.token_usage
-    assert got.token_usage is not None
-    assert got.token_usage.input_tokens > 0
 
 
 @needs_litellm
@@ -134,51 +100,12 @@ async def test_what_is_asked_arrives() -> None:
 
 
 @needs_litellm
-@pytest.mark.parametrize("stream", [False, True])
-async def test_several_tool_calls_come_back_whole(stream: bool) -> None:
-    calls = [Call("look", {"where": "here"}), Call("look", {"where": "there"})]
-    async with SimulatedProvider(policy=lambda _: Reply(calls=calls)) as provider:
-        asked = model(provider.base_url)
-        got = await (streamed if stream else type(asked).agenerate)(asked, TASK, tools_to_call_from=[TOOL])
-    assert got.tool_calls is not None
-    assert [call.function.name for call in got.tool_calls] == ["look", "look"]
-    assert [json.loads(call.function.arguments)["where"] for call in got.tool_calls] == ["here", "there"]
-    assert len({call.id for call in got.tool_calls}) == 2
-
-
-@needs_litellm
-async def test_calls_results_and_images_go_out_in_the_providers_form() -> None:
-    call = ChatMessageToolCall(ChatMessageToolCallFunction({"where": "here"}, "look"), "c1")
-    conversation = [
-        message(MessageRole.USER, "Look.", [PIXEL]),
-        ChatMessage(MessageRole.ASSISTANT, None, [call]),
-        ChatMessage(MessageRole.TOOL_RESPONSE, "a cat", tool_call_id="c1"),
-    ]
-    async with SimulatedProvider(policy=lambda _: "ok", record=1) as provider:
-        await model(provider.base_url).agenerate(conversation, tools_to_call_from=[TOOL])
-        user, assistant, result = provider.received[0].messages
-    assert user["content"][1]["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"
-    assert assistant["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"where":"here"}'}
-    assert (result["role"], result["tool_call_id"], result["content"]) == ("tool", "c1", "a cat")
-
-
-@needs_litellm
 async def test_a_model_that_takes_no_stop_sequences_is_cut_here() -> None:
     async with SimulatedProvider(policy=lambda _: "one STOP two", record=2) as provider:
         asked = model(provider.base_url, "openai/o3-mini")
         assert (await asked.agenerate(TASK, stop_sequences=["STOP"])).content == "one "
         assert (await streamed(asked, stop_sequences=["STOP"])).content == "one "
         assert all("stop" not in request.body for request in provider.received)
-
-
-@needs_litellm
-async def test_it_keeps_its_limits() -> None:
-    async with SimulatedProvider(policy=lambda _: "Hello!", latency=0.05, record=1) as provider:
-        asked = model(provider.base_url, max_concurrency=2, requests_per_minute=6000)
-        replies = await asyncio.gather(*(asked.agenerate(TASK) for _ in range(6)))
-        assert {reply.content for reply in replies} == {"Hello!"}
-        assert provider.stats.peak_in_flight == 2
-        assert provider.received[0].body.keys() == {"messages", "model"}
 
 
 @needs_litellm
@@ -213,91 +140,6 @@ def test_one_model_serves_loop_after_loop_and_leaves_nothing_to_the_next() -> No
 
 
 # --- When it goes wrong ------------------------------------------------------------------------
-
-
-@needs_litellm
-@pytest.mark.parametrize(
-    ("fault", "kind", "status"),
-    [
-        ("429", RateLimitError, 429),
-        ("500", ServerError, 500),
-        ("503", ServerError, 503),
-        ("400", BadRequestError, 400),
-    ],
-)
-@pytest.mark.parametrize("stream", [False, True])
-async def test_refusals_become_our_errors(
-    fault: str, kind: type[ProviderError], status: int, stream: bool
-) -> None:
-    async with SimulatedProvider(faults=[fault], retry_after=7) as provider:
-        asked = model(provider.base_url)
-        with pytest.raises(kind, match=r"openai/tiny \(litellm\)") as raised:
-            await (streamed(asked) if stream else asked.agenerate(TASK))
-        assert provider.stats.requests == 1, "litellm asked again by itself"
-    assert raised.value.status == status
-    assert raised.value.retry_after == (7 if fault in ("429", "503") else None)
-
-
-@needs_litellm
-async def test_a_dead_connection_is_told_as_one() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        with pytest.raises((ConnectionFailedError, ServerError)):
-            await model(f"http://127.0.0.1:{taken.getsockname()[1]}/v1").agenerate(TASK)
-
-
-@needs_litellm
-async def test_a_time_limit_of_the_caller_is_kept() -> None:
-    async with SimulatedProvider(faults=["stall"]) as provider:
-        with pytest.raises(ConnectionFailedError):
-            await model(provider.base_url, timeout=0.2).agenerate(TASK)
-
-
-@needs_litellm
-async def test_a_key_that_the_server_repeats_is_nowhere_in_the_error() -> None:
-    key = f"sk-{secrets.token_hex(8)}"
-    body = json.dumps({"error": {"message": f"Incorrect API key provided: {key}."}}).encode()
-    async with answering(http(body, "401 Unauthorized")) as server:
-        asked = model(server.base, api_key=key)
-        with pytest.raises(AuthenticationError, match=r"\*\*\*") as raised:
-            await asked.agenerate(TASK)
-    shown = "".join(traceback.format_exception(raised.value))
-    assert key not in shown + repr(raised.value.body) + repr(asked) + repr(vars(asked)) + json.dumps(
-        asked.to_dict()
-    )
-
-
-@needs_litellm
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancelled_call_closes_its_connection(stream: bool) -> None:
-    never = asyncio.Event()
-    head = CHUNKED + chunk(events(said("Hel"), done=False)) if stream else b""
-    async with answering([head, never]) as server:
-        asked = model(server.base)
-        call = asyncio.ensure_future(streamed(asked) if stream else asked.agenerate(TASK))
-        await asyncio.wait_for(server.received(1), 30)
-        await asyncio.sleep(0.1)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(server.left.wait(), 5)
-
-
-@needs_litellm
-async def test_a_stream_left_early_closes_its_connection() -> None:
-    never = asyncio.Event()
-    async with answering([CHUNKED + chunk(events(said("Hel"), said("lo"), done=False)), never]) as server:
-        deltas = model(server.base).agenerate_stream(TASK)
-        assert (await anext(deltas)).content
-        await deltas.aclose()
-        await asyncio.wait_for(server.left.wait(), 5)
-
-
-@needs_litellm
-async def test_a_stream_that_breaks_off_is_an_error() -> None:
-    async with answering([CHUNKED + chunk(events(said("Hel"), done=False)), None]) as server:
-        with pytest.raises(ProviderError):
-            await streamed(model(server.base))
 
 
 # --- What stays out of sight -------------------------------------------------------------------
@@ -366,33 +208,6 @@ asyncio.run(main())
 
 
 # --- An agent on it ----------------------------------------------------------------------------
-
-
-@tool
-def population(country: str) -> int:
-    """Look up how many people live in a country.
-
-    Args:
-        country: English name of the country.
-    """
-    return {"Norway": 5, "Peru": 34}[country]
-
-
-def counting(request: ChatRequest) -> Reply:
-    """Look both countries up at once, then answer with the sum of what the tools said."""
-    results = [entry["content"] for entry in request.messages if entry["role"] == "tool"]
-    if not results:
-        return Reply(calls=[Call("population", {"country": c}) for c in ("Norway", "Peru")])
-    numbers = [int("".join(filter(str.isdigit, text))) for text in results]
-    return Reply(calls=[Call("final_answer", {"answer": sum(numbers)})])
-
-
-@needs_litellm
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_agent_works_with_native_tool_messages(stream: bool) -> None:
-    async with SimulatedProvider(policy=counting) as provider:
-        agent = ToolCallingAgent(tools=[population], model=model(provider.base_url), stream_outputs=stream)
-        assert await agent.arun("How many people live in Norway and Peru?") == 39
 
 
 # --- A real proxy ------------------------------------------------------------------------------

@@ -65,15 +65,20 @@ class Library:
             self.closed += 1
 
 
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Library:
-    """A stand-in for mlx_lm, put where it would be imported from."""
-    stand_in = Library()
+def put_in_place(stand_in: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a stand-in for mlx_lm where it would be imported from."""
     mlx, utils = ModuleType("mlx_lm"), ModuleType("mlx_lm.sample_utils")
     mlx.load, mlx.stream_generate = stand_in.load, stand_in.stream_generate  # type: ignore[attr-defined]
     utils.make_sampler = lambda **given: given  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlx_lm", mlx)
     monkeypatch.setitem(sys.modules, "mlx_lm.sample_utils", utils)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    """A stand-in for mlx_lm, put where it would be imported from."""
+    stand_in = Library()
+    put_in_place(stand_in, monkeypatch)
     return stand_in
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from manyhands.errors import CallerError, MissingExtraError, RateLimitError
-from manyhands.messages import MessageRole, agglomerate_stream_deltas, message
+from manyhands.messages import MessageRole, message
 from manyhands.models.router import LiteLLMRouterModel
 from manyhands.testing import SimulatedProvider
-from manyhands.testing.simulated import Call, Reply
+from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,13 +22,7 @@ needs_litellm = pytest.mark.skipif(
     importlib.util.find_spec("litellm") is None,
     reason='litellm is not installed: pip install "manyhands[litellm]"',
 )
-# litellm leaves tasks and sockets of its own behind.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in WARNINGS]
 
 TASK = [message(MessageRole.USER, "Say hello.")]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -39,11 +31,7 @@ QUICK = {"num_retries": 1, "retry_after": 0, "allowed_fails": 0, "cooldown_time"
 
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop() -> Iterator[None]:
-    """As everywhere, except that litellm itself may read certificates and counters of tokens."""
-    with blockbuster_ctx("manyhands") as blocking:
-        for function in blocking.functions.values():
-            function.can_block_in("litellm/router.py", {"acompletion", "_acompletion"})
-            function.can_block_in("litellm/litellm_core_utils/streaming_handler.py", {"__anext__"})
+    with only_litellm_blocks_the_loop():
         yield
 
 
@@ -60,29 +48,6 @@ def deployments(*bases: str) -> list[dict[str, Any]]:
         }
         for number, base in enumerate(bases)
     ]
-
-
-@needs_litellm
-async def test_calls_and_streams_go_through_the_router() -> None:
-    async with SimulatedProvider(policy=lambda _: "Hello!", record=2) as provider:
-        asked = LiteLLMRouterModel("group", deployments(provider.base_url), temperature=0)
-        got = await asked.agenerate(TASK, stop_sequences=["x"])
-        folded = agglomerate_stream_deltas([delta async for delta in asked.agenerate_stream(TASK)])
-        assert got.content == folded.content == "Hello!"
-        assert got.token_usage == folded.token_usage
-        assert got.token_usage is not None
-        assert provider.received[0].body["temperature"] == 0
-        assert provider.received[0].stop == ("x",)
-
-
-@needs_litellm
-async def test_tool_calls_come_back() -> None:
-    async with SimulatedProvider(policy=lambda _: Reply(calls=[Call("look", {"at": 1})])) as provider:
-        asked = LiteLLMRouterModel("group", deployments(provider.base_url))
-        got = await asked.agenerate(TASK, tools_to_call_from=[TOOL])
-    assert got.tool_calls is not None
-    assert json.loads(got.tool_calls[0].function.arguments) == {"at": 1}
-    assert asked.native_tool_messages
 
 
 @needs_litellm
@@ -116,15 +81,6 @@ async def test_when_all_are_cooling_down_it_is_a_rate_limit_with_a_time() -> Non
     assert raised.value.status == 429
     assert raised.value.retry_after is not None
     assert raised.value.retry_after > 0
-
-
-@needs_litellm
-def test_one_model_serves_loop_after_loop() -> None:
-    with SimulatedProvider(policy=lambda _: "Hello!") as provider:
-        asked = LiteLLMRouterModel("group", deployments(provider.base_url))
-        for _ in range(3):
-            assert asyncio.run(asked.agenerate(TASK)).content == "Hello!"
-        assert asked.generate(TASK).content == "Hello!"
 
 
 @needs_litellm

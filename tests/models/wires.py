@@ -10,11 +10,12 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from manyhands.messages import TokenUsage
 from manyhands.models.anthropic import AnthropicModel
 from manyhands.models.azure import AzureOpenAIModel
 from manyhands.models.openai import OpenAIModel
 from manyhands.models.responses import OpenAIResponsesModel
-from tests.models.servers import http
+from tests.models.servers import CHUNKED, http
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +61,25 @@ class Wire:
 
     name = ""
     stops_itself = True
+    # What has to be installed to ask in it.
+    library = ""
+    # What it is known to warn of, by itself.
+    warnings: tuple[str, ...] = ()
+    # How a streamed answer begins.
+    head = CHUNKED
+    path = ""
+    # Whether a refusal is told with its status, and the fault in a stream as whose it is.
+    names_status = True
+    blames_in_streams = True
+    # Whether a stream that ends too soon, but in good order, is noticed.
+    notices_the_end = True
+    # How a call is described that took too long, and one whose connection was closed.
+    late = r"0\.05 s"
+    dropped = "closed before an answer came"
+    # What a request shows of the key.
+    credential = KEY
+    # Stop sequences that are sent of any number.
+    most_stops: int | None = 4
 
     def model(self, base: str, model_id: str = "tiny", **settings: Any) -> RemoteModel:
         raise NotImplementedError
@@ -79,6 +99,16 @@ class Wire:
 
     def read(self, request: dict[str, Any]) -> Asked:
         raise NotImplementedError
+
+    def counted(self, turn: Turn) -> TokenUsage:
+        """What is told of the tokens of a reply."""
+        return TokenUsage(*turn.usage)
+
+    def schema(self, request: dict[str, Any]) -> Any:
+        """The schema that a request binds its reply to."""
+        found = request["response_format"]
+        assert found["type"] == "json_schema"
+        return found["json_schema"]["schema"]
 
     def answer(self, turn: Turn) -> bytes:
         return http(self.plain(turn))
@@ -202,6 +232,11 @@ class Responses(Wire):
     path = "/v1/responses"
     stops_itself = False
 
+    def schema(self, request: dict[str, Any]) -> Any:
+        found = request["text"]["format"]
+        assert found["type"] == "json_schema"
+        return found["schema"]
+
     def model(self, base: str, model_id: str = "tiny", **settings: Any) -> RemoteModel:
         return OpenAIResponsesModel(model_id, **{"api_base": f"{base}/v1", "api_key": KEY, **settings})
 
@@ -318,6 +353,12 @@ class Responses(Wire):
 class Anthropic(Wire):
     name = "anthropic"
     path = "/v1/messages"
+    most_stops = None
+
+    def schema(self, request: dict[str, Any]) -> Any:
+        found = request["output_config"]["format"]
+        assert found["type"] == "json_schema"
+        return found["schema"]
 
     def model(self, base: str, model_id: str = "tiny", **settings: Any) -> RemoteModel:
         return AnthropicModel(model_id, **{"api_base": base, "api_key": KEY, **settings})

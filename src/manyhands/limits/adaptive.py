@@ -10,6 +10,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from manyhands.events import tell_concurrency
 from manyhands.limits.capacity import CapacityLimiter
 from manyhands.limits.waiting import checked_limit
 
@@ -87,5 +88,6 @@ class AdaptiveLimiter(CapacityLimiter):
             return
         self.limit = after
         logger.debug("The limit of %r went from %d to %d.", self.name, before, after)
+        tell_concurrency(self.name, before, after)
         if self._on_change is not None:
             self._on_change(before, after)

@@ -118,21 +118,32 @@ class Ramp:
     """Lets calls out one by one after a refusal: half as fast as before, then faster along a cubic curve.
 
     The pace comes back quickly at first, lingers where the refusal came, and if none comes there again,
-    leaves it ever more quickly: after a minute and a half the refusal is forgotten.
+    leaves it ever more quickly: after a minute and a half the refusal is forgotten. One that came by chance
+    is forgotten after some nine seconds.
 
     Args:
         refused_at: Calls a second when the provider refused.
         began: When the first call may go, in seconds of the limiter's clock.
+        alone: Whether it is the first refusal in a long time.
+
+    Attributes:
+        refused: How many of the calls that were under way have been refused.
+        served: How many of them were served.
     """
 
-    __slots__ = ("began", "next", "refused_at")
+    __slots__ = ("alone", "began", "next", "refused", "refused_at", "served")
 
     _CUT = 0.5
     _BACK_AFTER = 30.0
+    _BACK_AFTER_CHANCE = 3.0
+    # Calls served beside the refused one that make it a chance.
+    _ENOUGH = 3
     _SLOWEST = 0.1
     _OVER = 4.0
 
-    def __init__(self, refused_at: float, began: float) -> None:
+    def __init__(self, refused_at: float, began: float, alone: bool = False) -> None:
+        self.alone = alone
+        self.refused, self.served = 1, 0
         self.refused_at = max(self._SLOWEST, refused_at)
         self.began = began
         self.next = began
@@ -140,7 +151,10 @@ class Ramp:
     def pace(self, now: float) -> float:
         """Return the calls a second that go out at this time."""
         elapsed = max(0.0, now - self.began)
-        return self.refused_at * (1 + self._CUT * ((elapsed - self._BACK_AFTER) / self._BACK_AFTER) ** 3)
+        # A limit refuses whatever is above it: not one call, while others beside it are served.
+        by_chance = self.alone and self.refused == 1 and self.served >= self._ENOUGH
+        back_after = self._BACK_AFTER_CHANCE if by_chance else self._BACK_AFTER
+        return self.refused_at * (1 + self._CUT * (elapsed / back_after - 1) ** 3)
 
     def is_over(self, now: float, full: float) -> bool:
         """Return whether the pace has reached ``full`` calls a second, or long passed the refused one."""

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError
+from manyhands.events import waiting
 from manyhands.limits.bucket import EPSILON
 from manyhands.limits.prices import cost
 from manyhands.limits.turnstile import Turnstile
@@ -42,12 +43,15 @@ class BudgetExceededError(AgentError):
         limit: What the budget allows in all.
         spent: What was used already.
         wanted: What was asked for on top; 0 for time.
+        budget: The budget that is used up.
     """
 
     ends_run = True
     run_status = "budget_exceeded"
 
-    def __init__(self, kind: str, limit: float, spent: float, wanted: float = 0) -> None:
+    def __init__(
+        self, kind: str, limit: float, spent: float, wanted: float = 0, budget: Budget | None = None
+    ) -> None:
         unit = _UNITS.get(kind, kind)
         more = f" and {wanted:.6g} more wanted" if wanted else ""
         super().__init__(f"The budget of {limit:.6g} {unit} is used up: {spent:.6g} spent{more}.")
@@ -55,6 +59,11 @@ class BudgetExceededError(AgentError):
         self.limit = limit
         self.spent = spent
         self.wanted = wanted
+        self.budget = budget
+
+    def alike(self) -> BudgetExceededError:
+        """Return another error that says the same."""
+        return BudgetExceededError(self.kind, self.limit, self.spent, self.wanted, self.budget)
 
 
 @dataclass(slots=True)
@@ -97,7 +106,7 @@ class Budget:
         tokens: Most tokens, prompts and replies together.
         requests: Most model requests.
         money: Most US dollars.
-        seconds: Longest time since the first use.
+        seconds: Longest time since the first use; a run that it is over for is ended wherever it is.
         steps: Most steps.
         tool_calls: Most tool calls.
         parent: A budget that spends along with this one.
@@ -133,11 +142,40 @@ class Budget:
         self._began: float | None = None
         # One line for the whole family: a call takes from all its ancestors in one go, or from none.
         self._gate: Turnstile = parent._gate if parent is not None else Turnstile()
+        self._watchers: set[Callable[[], object]] = set()
         self._family: tuple[Budget, ...] = (self, *(parent._family if parent is not None else ()))
+
+    def used_up(self, error: BaseException | None) -> BudgetExceededError | None:
+        """Return ``error`` if it says that this budget, or one that it is in, is used up."""
+        if isinstance(error, BudgetExceededError) and error.budget in self._family:
+            return error
+        return None
 
     def child(self, **limits: Any) -> Budget:
         """Return a budget inside this one; the arguments are those of the class."""
         return Budget(**{"prices": self._prices, "clock": self._clock, **limits, "parent": self})
+
+    def set_limit(self, **limits: float | None) -> None:
+        """Change what may be used up in all; what was spent so far counts. From any thread.
+
+        Args:
+            **limits: Limits by kind, as the class takes them, ``None`` for no limit; others stay.
+
+        Raises:
+            TypeError: A limit is no number, or of no known kind.
+            ValueError: A limit is negative.
+        """
+        for kind in limits.keys() - {*KINDS, "seconds"}:
+            raise TypeError(f"A budget has no limit of {kind!r}; it has {', '.join(KINDS)} and seconds.")
+        checked = {kind: _checked_limit(kind, limit) for kind, limit in limits.items()}
+        with self._gate.locked():
+            self.seconds = checked.pop("seconds", self.seconds)
+            for kind, limit in checked.items():
+                self._pots[kind].limit = limit
+            watchers = tuple(self._watchers) if "seconds" in limits else ()
+        self._gate.nudge()  # who waits may go on now, or never
+        for told in watchers:
+            told()
 
     # --- Spending --------------------------------------------------------------------------------
 
@@ -153,7 +191,13 @@ class Budget:
             BudgetExceededError: It does not fit, whatever the calls under way turn out to use.
         """
         taken: dict[str, float] = {}
-        await self._gate.pass_in_turn(lambda: self._take(wanted, most or {}, taken))
+
+        def take() -> float | None:
+            return self._take(wanted, most or {}, taken)
+
+        if not self._gate.try_pass(take):
+            with waiting("queue", "budget"):
+                await self._gate.pass_in_turn(take)
         return Hold(self, taken)
 
     def reserve_sync(self, most: Mapping[str, float] | None = None, **wanted: float) -> Hold:
@@ -185,6 +229,40 @@ class Budget:
         with self._gate.locked():
             self._check({})
 
+    # --- Time ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Let the time run, of this budget and of those that it is in, unless it does already."""
+        with self._gate.locked():
+            for budget in self._family:
+                if budget._began is None:
+                    budget._began = budget._clock()
+
+    def watch_time(self, told: Callable[[], object]) -> Callable[[], None]:
+        """Call ``told``, in whichever thread, when somebody changes how much time there is.
+
+        Returns:
+            What ends it.
+        """
+        with self._gate.locked():
+            for budget in self._family:
+                budget._watchers.add(told)
+
+        def end() -> None:
+            with self._gate.locked():
+                for budget in self._family:
+                    budget._watchers.discard(told)
+
+        return end
+
+    def out_of_time(self) -> BudgetExceededError:
+        """Return the error of whoever is ended because time is up."""
+        tightest = min(self._family, key=lambda budget: budget.seconds - budget.elapsed)
+        spent = max(tightest.seconds, tightest.elapsed)
+        return BudgetExceededError("seconds", tightest.seconds, spent, budget=tightest)
+
+    # --- In line ---------------------------------------------------------------------------------
+
     def _take(
         self, wanted: Mapping[str, float], most: Mapping[str, float], taken: dict[str, float]
     ) -> float | None:
@@ -204,14 +282,14 @@ class Budget:
     def _check(self, wanted: Mapping[str, float], beside_reserved: bool = False) -> None:
         for budget in self._family:
             if budget.elapsed >= budget.seconds:
-                raise BudgetExceededError("seconds", budget.seconds, budget.elapsed)
+                raise BudgetExceededError("seconds", budget.seconds, budget.elapsed, budget=budget)
             if budget._began is None:
                 budget._began = budget._clock()
             for kind, amount in wanted.items():
                 pot = budget._pots[kind]
                 taken = pot.spent + (pot.reserved if beside_reserved else 0.0)
                 if taken + amount > pot.limit * (1 + EPSILON):
-                    raise BudgetExceededError(kind, pot.limit, taken, amount)
+                    raise BudgetExceededError(kind, pot.limit, taken, amount, budget)
 
     def _settle(self, reserved: dict[str, float], used: dict[str, float]) -> None:
         with self._gate.locked():

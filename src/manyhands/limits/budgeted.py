@@ -72,6 +72,8 @@ class BudgetedModel(ModelWrapper):
         try:
             async with closing_stream(self.model, messages, options) as deltas:
                 async for delta in deltas:
+                    if delta.restart and fold is not None and spending is not None:
+                        spending.waste(fold.message())
                     fold = fold or DeltaFold()
                     fold.add(delta)
                     yield delta
@@ -97,13 +99,18 @@ class BudgetedModel(ModelWrapper):
 class _Spending:
     """What one request has reserved, and will have used."""
 
-    __slots__ = ("_budget", "_guess", "_hold", "_model")
+    __slots__ = ("_budget", "_guess", "_hold", "_model", "_wasted")
 
     def __init__(self, model: BudgetedModel, budget: Budget, guess: Guess, hold: Hold) -> None:
         self._model = model
         self._budget = budget
         self._guess = guess
         self._hold = hold
+        self._wasted = TokenUsage(0, 0)
+
+    def waste(self, broken: ChatMessage) -> None:
+        """Pay for a reply that broke off, as far as it came, and goes on from the beginning."""
+        self._wasted += TokenUsage(self._guess.usage.input_tokens, estimate_prompt([broken]))
 
     def settle(self, reply: ChatMessage | None) -> None:
         """Pay for a reply as far as it came; without one, for the request alone."""
@@ -114,4 +121,5 @@ class _Spending:
         elif reply is not None:
             # A provider that does not count, or a stream that was left: what was seen is guessed.
             used = TokenUsage(self._guess.usage.input_tokens, estimate_prompt([reply]))
+        used += self._wasted
         self._hold.settle(tokens=used.total_tokens, money=self._budget.cost(self._model.model_id, used))

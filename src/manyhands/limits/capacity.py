@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from manyhands.events import current_run, waiting
 from manyhands.limits.waiting import (
     Errands,
     FifoLine,
@@ -150,7 +151,11 @@ class CapacityLimiter(Errands):
             self._join(seat)
             if timeout is not None and timeout < math.inf:
                 timer = seat.loop.call_later(timeout, self._expire, seat)
-            in_time = await seat.future
+            if current_run.get() is None:  # nobody to tell: half of what waiting costs
+                in_time = await seat.future
+            else:
+                with waiting("slot", self.name or key):
+                    in_time = await seat.future
         except BaseException:
             # Cancelled, or closed by the garbage collector: a slot handed over meanwhile goes on.
             self._leave_errand(seat)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, AgentGenerationError
 from manyhands.limits.wrapping import ModelWrapper, closing_stream
-from manyhands.models.base import Model, ask, request_options
+from manyhands.messages import ChatMessageStreamDelta
+from manyhands.models.base import Model, ask, request_options, restarts_welcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from manyhands.messages import ChatMessage, ChatMessageStreamDelta
+    from manyhands.messages import ChatMessage
 
 
 class AllModelsFailedError(AgentGenerationError):
@@ -104,8 +105,11 @@ class FallbackModel(ModelWrapper):
         """Ask for a reply in pieces from the first model that begins one."""
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
         failures: list[tuple[str, Exception]] = []
+        begun = False
         for index in self._order():
-            begun = False
+            if begun:
+                begun = False
+                yield ChatMessageStreamDelta(restart=True)
             try:
                 async with closing_stream(self.models[index], messages, options) as deltas:
                     async for delta in deltas:
@@ -113,7 +117,7 @@ class FallbackModel(ModelWrapper):
                         yield delta
                 return
             except Exception as error:
-                if begun:
+                if begun and not restarts_welcome.get():
                     raise
                 self._note(index, error, failures)
         raise self._final(failures)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import RateLimitError
 from manyhands.limits.limited import LimitedModel
+from manyhands.limits.rate import RateLimiter
 from manyhands.limits.retry import LIMITER_KNOWS, RetryingModel, RetryPolicy
 from manyhands.limits.wrapping import ModelWrapper, closing_stream
 from manyhands.models.base import ask, request_options
@@ -68,10 +69,12 @@ class PoliteModel(ModelWrapper):
             return await ask(self._limited, messages, **options)
         self.count()
         try:
-            return await ask(self.model, messages, **options)
+            reply = await ask(self.model, messages, **options)
         except RateLimitError as error:
             self.refused(error)
             raise
+        self.served()
+        return reply
 
     async def agenerate_stream(
         self,
@@ -84,13 +87,21 @@ class PoliteModel(ModelWrapper):
         """Ask for a reply in pieces."""
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
         self.count()
+        passed = self._limited is None
         try:
             async with closing_stream(self._limited or self.model, messages, options) as deltas:
                 async for delta in deltas:
                     yield delta
+            if passed:
+                self.served()
         except RateLimitError as error:
             self.refused(error)
             raise
+
+    @property
+    def limited(self) -> LimitedModel | None:
+        """The limits that requests have to pass; ``None`` as long as there are none."""
+        return self._limited
 
     @property
     def is_open(self) -> bool:
@@ -103,11 +114,18 @@ class PoliteModel(ModelWrapper):
             return
         self._limited = self._limited or LimitedModel(self.model)
         seconds = UNASKED_PAUSE if error.retry_after is None else error.retry_after
-        if not self._limited.rate.stats().paused_for:
+        rate = self._limited.rate
+        if not rate.stats().paused_for:
             # The limiter is new and has seen nothing: tell it how fast we were.
-            pace = self._asked / max(SHORTEST, time.monotonic() - self._since)
-            self._limited.rate.pause(seconds, pace=pace)
+            rate.pause(seconds, pace=self._asked / max(SHORTEST, time.monotonic() - self._since))
+        elif isinstance(rate, RateLimiter):
+            rate.saw(refused=True)
         vars(error)[LIMITER_KNOWS] = True
+
+    def served(self) -> None:
+        """Note that a call went well that had gone past the line, after another one was refused."""
+        if self._limited is not None and isinstance(self._limited.rate, RateLimiter):
+            self._limited.rate.saw(refused=False)
 
     def count(self) -> None:
         """Count requests a minute or so back, for the pace at which a refusal finds us."""

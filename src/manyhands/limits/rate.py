@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from manyhands.events import waiting
 from manyhands.limits.bucket import EPSILON, MINUTE, Bucket, Ramp
 from manyhands.limits.turnstile import Turnstile
 from manyhands.limits.waiting import checked_timeout, refuse_on_loop
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from manyhands.limits.redis.rate import RedisReservation
 
+# Seconds after which another refusal says nothing about a limit: one that is real refuses again before.
+_LONG_AGO = 180.0
 # Share of the configured rate below which a refused load counts as light.
 _LIGHT = 0.1
 
@@ -143,6 +146,7 @@ class RateLimiter(Turnstile):
         self._paused_until = -math.inf
         self._epoch = 0
         self._ramp: Ramp | None = None
+        self._refused_at = -math.inf
 
     # --- Going through ---------------------------------------------------------------------------
 
@@ -157,8 +161,11 @@ class RateLimiter(Turnstile):
             TimeoutError: It may not be sent in time.
         """
         seconds, taken = checked_timeout(timeout), _Taken(self, _checked_tokens(tokens))
-        if not self.try_pass(taken.attempt) and not await self.pass_in_turn(taken.attempt, seconds):
-            raise self._too_late(seconds)
+        if not self.try_pass(taken.attempt):
+            with waiting("rate limit", self.name):
+                passed = await self.pass_in_turn(taken.attempt, seconds)
+            if not passed:
+                raise self._too_late(seconds)
         return taken.reservation
 
     def reserve_sync(self, tokens: float = 0, timeout: float | None = None) -> Reservation:
@@ -210,6 +217,8 @@ class RateLimiter(Turnstile):
         with self._lock:
             now = self._clock()
             self._tokens.correct(reservation._use, tokens - reservation.tokens, now)
+            if self._ramp is not None and requests and tokens and reservation._epoch != self._epoch:
+                self._ramp.served += 1
             if requests != reservation.requests:
                 self._requests.correct(reservation._request, requests - reservation.requests, now)
             reservation.tokens, reservation.requests = tokens, requests
@@ -229,11 +238,27 @@ class RateLimiter(Turnstile):
             self._paused_until = max(self._paused_until, now + max(0.0, seconds))
             if refused is None or refused._epoch == self._epoch:
                 self._epoch += 1
-                self._ramp = Ramp(pace or self._refused_pace(now), self._paused_until)
+                alone = now - self._refused_at > _LONG_AGO
+                self._ramp = Ramp(pace or self._refused_pace(now), self._paused_until, alone)
+                self._refused_at = self._paused_until
                 self._tokens.level = min(self._tokens.level, 0.0)
-            elif self._ramp is not None and now < self._ramp.began:
-                self._ramp.began = self._ramp.next = self._paused_until
+            elif self._ramp is not None:
+                self._ramp.refused += 1
+                if now < self._ramp.began:
+                    self._ramp.began = self._ramp.next = self._paused_until
         self._changed()
+
+    def saw(self, *, refused: bool) -> None:
+        """Note how a call ended that was under way when the provider last refused one.
+
+        Args:
+            refused: Whether it was refused, too.
+        """
+        ramp = self._ramp
+        if ramp is not None and refused:
+            ramp.refused += 1
+        elif ramp is not None:
+            ramp.served += 1
 
     def _refused_pace(self, now: float) -> float:
         if self._ramp is not None and not self._ramp.is_over(now, self._requests.rate):

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentError, ConnectionFailedError, ProviderError, RateLimitError, ServerError
+from manyhands.events import tell_retry, waiting
 from manyhands.limits.wrapping import ModelWrapper, closing_stream
-from manyhands.models.base import ask, request_options
+from manyhands.messages import ChatMessageStreamDelta
+from manyhands.models.base import ask, request_options, restarts_welcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from manyhands.messages import ChatMessage, ChatMessageStreamDelta
+    from manyhands.messages import ChatMessage
 
 
 # Set on a refusal by whoever has told the rate limiter of it.
@@ -122,7 +124,8 @@ class RetryDetails:
 class RetryingModel(ModelWrapper):
     """Asks another model again when it fails in a way that may pass.
 
-    A stream is asked for again only until its first piece has been handed on.
+    A stream is asked for again only until its first piece has been handed on; those of a run also later, and
+    then the run tells that the reply begins anew.
 
     Args:
         model: The model; best one with its limits around it already.
@@ -182,11 +185,18 @@ class RetryingModel(ModelWrapper):
         tools_to_call_from: list[Any] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatMessageStreamDelta]:
-        """Ask for a reply in pieces, again if it fails before the first."""
+        """Ask for a reply in pieces, again if it fails before the first.
+
+        Later ones have been seen, and are not taken back: unless the reader knows pieces with ``restart``, as
+        runs do. Then the whole reply is asked for again.
+        """
         options = request_options(stop_sequences, response_format, tools_to_call_from, kwargs)
         tries = _Tries(self)
+        begun = False
         while True:
-            begun = False
+            if begun:
+                begun = False
+                yield ChatMessageStreamDelta(restart=True)
             try:
                 async with closing_stream(self.model, messages, options) as deltas:
                     async for delta in deltas:
@@ -194,7 +204,7 @@ class RetryingModel(ModelWrapper):
                         yield delta
                 return
             except Exception as error:
-                if begun:
+                if begun and not restarts_welcome.get():
                     tries.add_history(error)
                     raise
                 await tries.wait_after(error)
@@ -224,8 +234,11 @@ class _Tries:
         self._history.append(error)
         if self._model.on_retry is not None:
             self._model.on_retry(RetryDetails(self._model.model_id, self._attempts, delay, error))
+        name = str(self._model.model_id or "")
+        tell_retry("model", name, self._attempts, delay, error)
         if delay > 0:
-            await asyncio.sleep(delay)
+            with waiting("retry", name):
+                await asyncio.sleep(delay)
 
     def _delay(self, error: Exception, refused: bool) -> float:
         policy = self._model.policy

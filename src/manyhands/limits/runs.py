@@ -70,11 +70,9 @@ class RunLimits:
             yield
 
     async def _take_slots(self, run: Run, stack: AsyncExitStack) -> None:
-        before, run.activity = run.activity, "slot"
         await stack.enter_async_context(self.slots.slot(run.options.tenant))
         if self.registry is not None and run.agent.name:
             await stack.enter_async_context(self.registry.throttle(run.agent.name))
-        run.activity = before
 
 
 def _checked_budget(budget: Mapping[str, float] | None) -> dict[str, Any]:

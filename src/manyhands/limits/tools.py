@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import AgentToolExecutionError, CallerError, check_count, check_seconds
+from manyhands.events import tell_retry, waiting
 from manyhands.limits.capacity import CapacityLimiter
 
 if TYPE_CHECKING:
@@ -141,16 +142,22 @@ class ToolCare:
             attempt: Makes the call once.
         """
         for tries_left in range(self.retries, -1, -1):
+            failure: Exception | None = None
             try:
                 result = await self._attempt(what, attempt)
             except Exception as error:
                 if not tries_left or not self._may_retry(error):
                     raise
+                failure = error
             else:
                 if not (tries_left and self.idempotent and _ran_out_of_time(result)):
                     return result
+            tried = self.retries - tries_left
+            delay = self._delay(tried)
+            tell_retry("tool", what, tried + 1, delay, failure)
             # No slot is held meanwhile: others may have their turn.
-            await asyncio.sleep(self._delay(self.retries - tries_left))
+            with waiting("retry", what):
+                await asyncio.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(self, what: str, attempt: Callable[[], Awaitable[Any]]) -> Any:

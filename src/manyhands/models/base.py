@@ -15,7 +15,9 @@ import importlib
 import inspect
 import json
 import os
+import re
 import uuid
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_user, iterate_sync, run_sync
@@ -31,6 +33,9 @@ from manyhands.messages import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+# Whether whoever reads a stream understands that it may begin anew (``ChatMessageStreamDelta.restart``).
+restarts_welcome: ContextVar[bool] = ContextVar("manyhands_restarts_welcome", default=False)
 
 _DOORS = ("agenerate", "generate", "agenerate_stream", "generate_stream")
 _STREAM_DOORS = ("agenerate_stream", "generate_stream")
@@ -136,9 +141,9 @@ class Model:
             AgentParsingError: The text holds no tool call.
         """
         if not message.tool_calls:
-            message.tool_calls = [
-                tool_call_from_text(message.text, self.tool_name_key, self.tool_arguments_key)
-            ]
+            message.tool_calls = tool_calls_from_text(
+                message.text, self.tool_name_key, self.tool_arguments_key
+            )
         return message
 
     def to_dict(self) -> dict[str, Any]:
@@ -323,33 +328,67 @@ def accepted(call: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any
     return given if names is None else {name: value for name, value in given.items() if name in names}
 
 
-def tool_call_from_text(
+def tool_calls_from_text(
     text: str, name_key: str = "name", arguments_key: str = "arguments"
-) -> ChatMessageToolCall:
-    """Return the tool call that a model wrote as JSON in its text.
+) -> list[ChatMessageToolCall]:
+    """Return the tool calls that a model wrote as JSON in its text: one object each, wherever they stand.
+
+    So one object, several, a list of them, and blocks such as ``<tool_call>`` are all read alike, and what
+    else the text says is passed over. It takes time in proportion to the text.
 
     Args:
-        text: The reply; the outermost JSON object in it is the call.
-        name_key: Key of the tool's name.
+        text: The reply.
+        name_key: Key of a tool's name.
         arguments_key: Key of its arguments.
 
     Raises:
-        AgentParsingError: There is no JSON object, or no tool name in it.
+        AgentParsingError: There is no JSON object, or none with a tool name.
     """
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
-        raise AgentParsingError(f"The reply holds no JSON object that could be a tool call. It was:\n{text}")
-    try:
-        call = json.loads(text[start : end + 1], strict=False)
-    except json.JSONDecodeError as error:
-        raise AgentParsingError(f"The tool call is not valid JSON ({error}). It was:\n{text}") from error
-    name = call.get(name_key)
-    if not name:
-        raise AgentParsingError(f'The tool call has no "{name_key}". Its keys are: {sorted(call)}.')
-    arguments = call.get(arguments_key) or {}
+    objects = _json_objects(text)
+    written = [each.get("function") if name_key not in each else each for each in objects]
+    named = [each for each in written if isinstance(each, dict) and each.get(name_key)]
+    # Something else may have a name, too: with arguments it is surely a call.
+    calls = [each for each in named if arguments_key in each] or named
+    if not calls:
+        raise AgentParsingError(f'The tool call has no "{name_key}". Its keys are: {sorted(objects[0])}.')
+    return [_written_call(str(each[name_key]), each.get(arguments_key)) for each in calls]
+
+
+def _written_call(name: str, arguments: Any) -> ChatMessageToolCall:
     with contextlib.suppress(ValueError):
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    return ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), str(uuid.uuid4()))
+    return ChatMessageToolCall(ChatMessageToolCallFunction(arguments or {}, name), str(uuid.uuid4()))
+
+
+def _json_objects(text: str) -> list[dict[str, Any]]:
+    """Return the outermost JSON objects in a text, at least one."""
+    found: list[dict[str, Any]] = []
+    broken: list[ValueError] = []
+    begins = _OPENING.search(text)
+    while begins is not None and len(broken) < _MOST_BROKEN:
+        try:
+            value, end = _JSON.raw_decode(text, begins.start())
+            found.append(value)
+        except json.JSONDecodeError as error:
+            # What was read up to here belongs to the broken object: nothing is read twice.
+            broken.append(error)
+            end = max(begins.end(), error.pos)
+        except RecursionError:
+            broken.append(ValueError("it is nested too deeply"))
+            break
+        begins = _OPENING.search(text, end)
+    if found:
+        return found
+    if "{" not in text:
+        raise AgentParsingError(f"The reply holds no JSON object that could be a tool call. It was:\n{text}")
+    reason = broken[0] if broken else "no key follows the brace"
+    raise AgentParsingError(f"The tool call is not valid JSON ({reason}). It was:\n{text}")
+
+
+_JSON = json.JSONDecoder(strict=False)
+_OPENING = re.compile(r'\{\s*["}]')
+# Each error looks through the whole text for its line: who has written so many means no call.
+_MOST_BROKEN = 100
 
 
 def check_model(model: Any) -> Any:

@@ -135,7 +135,12 @@ class AmazonBedrockModel(RemoteModel):
         """Make one request, without limits and retries; see :meth:`agenerate`."""
         request = await self._asked(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
         client = await self._reached()
-        reply = reply_message(await self._call(client.converse, **request.fields))
+        answer = await self._call(client.converse, **request.fields)
+        if not (answer.get("output") or {}).get("message"):
+            raise ServerError(
+                f"{self.model_id} (Bedrock) answered without a reply: no message in it.", status=200
+            )
+        reply = reply_message(answer)
         if request.cut and reply.content:
             reply.content = remove_content_after_stop_sequences(reply.text, request.cut)
         return reply
@@ -375,6 +380,7 @@ _BEFORE: dict[str, type[AgentError]] = {
     "EventStreamError": ServerError,
     "HTTPError": ConnectionFailedError,  # urllib3, in the middle of a stream
     "ParserError": ConnectionFailedError,
+    "AttributeError": ServerError,  # the answer is JSON, and no object
 }
 _HINTS = {
     "NoRegionError": "Set the environment variable AWS_REGION, or pass client_kwargs={'region_name': ...}.",

@@ -15,7 +15,7 @@ from manyhands.errors import (
 from manyhands.models import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _LONGEST_REASON = 500
 _WORDS = (
@@ -74,9 +74,15 @@ def is_error(answer: Mapping[str, Any]) -> bool:
     return bool(answer.get("error")) or "error" in (answer.get("object"), answer.get("type"))
 
 
-def error_inside(answer: Mapping[str, Any], *, where: str, secret: str | None = None) -> ProviderError:
-    """Return the error for an error object that came with status 200, whole or in a stream."""
-    if secret:
+def error_inside(answer: Mapping[str, Any], *, where: str, secrets: Iterable[str] = ()) -> ProviderError:
+    """Return the error for an error object that came with status 200, whole or in a stream.
+
+    Args:
+        answer: The answer that holds it.
+        where: Who was asked.
+        secrets: Keys, which a server may repeat in its answer; they are struck out.
+    """
+    for secret in secrets:
         answer = codec.loads(codec.dumps(answer).replace(secret.encode(), b"***"))
     status = _status_inside(answer.get("error") or answer)
     reason = reason_of(answer) or "an error without a reason"

@@ -16,7 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import PerLoop, workers
-from manyhands.errors import AuthenticationError, CallerError, ConnectionFailedError
+from manyhands.errors import (
+    AuthenticationError,
+    CallerError,
+    ConnectionFailedError,
+    ProviderError,
+    ServerError,
+)
 from manyhands.models.chat import ChatCompletionsModel
 from manyhands.models.endpoint import Secret, public_url
 from manyhands.models.libraries import LibraryClient, Once, endpoint_of, require, secrets_in, without_secrets
@@ -24,6 +30,7 @@ from manyhands.models.libraries import LibraryClient, Once, endpoint_of, require
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
+    from manyhands.errors import AgentError
     from manyhands.models.endpoint import Endpoint
 
 # A connection pool of the library's client holds this many; more calls would stand in line inside it,
@@ -191,6 +198,16 @@ class _Hub(LibraryClient):
                 yield plain
         if not finished:
             raise ConnectionFailedError(f"{self.where}: the stream ended before the reply was complete.")
+
+    def failure(self, error: Exception) -> AgentError:
+        """Return what an error of the library means; it takes an answer that it cannot read for our fault."""
+        ours = super().failure(error)
+        if isinstance(error, ValueError) and str(error).startswith("Invalid input data for"):
+            return ServerError(f"{self.where} answered without a reply.", status=200)
+        if type(ours) is ProviderError and ours.status is None:
+            # An error object in a stream: the library has no better class for it.
+            return ServerError(ours.message, body=ours.body)
+        return ours
 
     @asynccontextmanager
     async def _borrowed(self, headers: dict[str, str], timeout: float | None) -> AsyncIterator[Any]:  # noqa: ASYNC109

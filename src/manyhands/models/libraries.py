@@ -19,10 +19,11 @@ from manyhands.errors import (
     ConnectionFailedError,
     MissingExtraError,
     ProviderError,
+    ServerError,
 )
 from manyhands.limits.capacity import CapacityLimiter
 from manyhands.models import failures
-from manyhands.models.endpoint import Endpoint, Secret
+from manyhands.models.endpoint import Endpoint, Secret, public_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -40,7 +41,6 @@ _UNREACHABLE = frozenset(
         "TransportError",  # httpx
         "ConnectionError",
         "TimeoutError",
-        "JSONDecodeError",  # what came is no answer
     }
 )
 
@@ -129,7 +129,8 @@ def failure(error: Exception, where: str, secrets: Iterable[Secret] = ()) -> Age
         retry_after=failures.retry_after(headers),
         body=body if isinstance(body, dict) and not _holds(str(body), known) else None,
     )
-    if not any(_holds(str(each), known) for each in _chain(error)):
+    # Some show the headers of their request in their repr alone.
+    if not any(_holds(f"{each} {each!r}", known) for each in _chain(error)):
         ours.__cause__ = error.with_traceback(None)
     return ours
 
@@ -138,6 +139,8 @@ def _class(error: Exception, status: int | None) -> type[ProviderError]:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _UNREACHABLE:
         return ConnectionFailedError
+    if "JSONDecodeError" in names:
+        return ServerError  # what came is no answer
     if status is not None:
         return failures.error_class(status)
     # Refused by the library before anything was sent.
@@ -214,12 +217,14 @@ def secrets_in(settings: Any) -> list[Secret]:
 
 
 def without_secrets(settings: T) -> T:
-    """Return ``settings`` without what stands under secret names in it, however deep."""
+    """Return ``settings`` without what stands under secret names, or before an ``@`` in addresses."""
     shown: Any = settings
     if isinstance(settings, (list, tuple)):
         shown = [without_secrets(item) for item in settings]
     elif isinstance(settings, dict):
         shown = {name: without_secrets(value) for name, value in settings.items() if not is_secret(str(name))}
+    elif isinstance(settings, str) and "://" in settings and "@" in settings:
+        shown = public_url(settings)
     return cast("T", shown)
 
 

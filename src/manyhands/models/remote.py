@@ -202,9 +202,12 @@ class RemoteModel(Model):
         gate.count()
         try:
             # While there is nothing to wait for, a request goes straight to the wire: most succeed at once.
-            return await self.request(messages, *given, **kwargs)
+            reply = await self.request(messages, *given, **kwargs)
         except ProviderError as error:
             return await self._again(error, messages, request_options(*given, kwargs))
+        if not gate.is_open:
+            gate.served()
+        return reply
 
     async def _again(
         self, error: ProviderError, messages: list[ChatMessage], options: dict[str, Any]
@@ -234,6 +237,11 @@ class RemoteModel(Model):
         ) as deltas:
             async for delta in deltas:
                 yield delta
+
+    @property
+    def limited(self) -> Any:
+        """The limits that its requests have to pass; ``None`` as long as there are none."""
+        return None if self._around is self else getattr(self._around, "limited", None)
 
     def _polite(self) -> Any:
         """Return who is asked: this model with its limits and retries around it, itself if it has none."""
@@ -459,8 +467,14 @@ class RemoteModel(Model):
         return self._connection.where
 
     def _error_inside(self, error: Mapping[str, Any]) -> ProviderError:
-        secret = self._connection.secret if self._connection is not None else None
-        return failures.error_inside(error, where=self._where, secret=secret)
+        if self.client is None:
+            known = [self._connection.secret if self._connection is not None else None]
+        else:
+            # Libraries are told ours; a client of the user's has its own.
+            ours = [secret.reveal() for secret in getattr(self.client, "secrets", ())]
+            known = [*ours, getattr(self.client, "api_key", None)]
+        secrets = [secret for secret in known if isinstance(secret, str) and secret]
+        return failures.error_inside(error, where=self._where, secrets=secrets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what describes the model, ready for JSON; keys, headers and clients stay out."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from manyhands._bridge import PerLoop, run_in_background, start_in_background
 from manyhands.errors import check_seconds
+from manyhands.events import waiting
 from manyhands.limits.bucket import MINUTE
 from manyhands.limits.rate import RateStats, _checked_rate, _checked_tokens, _told
 from manyhands.limits.redis.link import Link, pool_maker
@@ -219,12 +220,15 @@ class RedisRateLimiter:
         waiter = link.expect(ticket, repr(tokens))
         ask = partial(self._send, link, "reserve", ticket, repr(tokens), int(waits))
         answer = await ask()
-        while not answer.startswith("go"):
-            if not waits:
-                return None
-            # First in line: ask again when the time has come. Else sleep until called.
-            nap = float(answer.removeprefix("nap ")) if answer else None
-            answer = await waiter.next(nap) or await ask()
+        if answer.startswith("go"):
+            return str(answer)
+        if not waits:
+            return None
+        with waiting("rate limit", self.name):
+            while not answer.startswith("go"):
+                # First in line: ask again when the time has come. Else sleep until called.
+                nap = float(answer.removeprefix("nap ")) if answer else None
+                answer = await waiter.next(nap) or await ask()
         return str(answer)
 
     async def _renew(self, link: Link) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from manyhands._bridge import PerLoop, run_in_background, start_in_background
 from manyhands.errors import check_seconds
+from manyhands.events import waiting
 from manyhands.limits.capacity import SlotStats
 from manyhands.limits.redis.link import Link, RedisUnavailableError, pool_maker
 from manyhands.limits.redis.scripts import SLOTS, Script
@@ -205,7 +206,8 @@ class RedisConcurrencyRegistry:
                 waits = "1" if seconds else "0"
                 taken = bool(await self._send(link, "acquire", name, ticket, waits))
                 if not taken and seconds:
-                    taken = await waiter.next() is not None
+                    with waiting("slot", name):
+                        taken = await waiter.next() is not None
         except TimeoutError:
             return False
         finally:
