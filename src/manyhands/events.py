@@ -7,7 +7,6 @@ and costs nothing when there are none.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from manyhands.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from manyhands.messages import ChatMessage
     from manyhands.run import Run
@@ -250,9 +249,8 @@ class LimitsChanged(Lifecycle):
     limits: dict[str, Any]
 
 
-@contextmanager
-def waiting(what: str, key: str = "") -> Iterator[None]:
-    """Tell those who watch the current run that it waits, for the time of a ``with``.
+class waiting:  # in lower case like contextlib.suppress: it reads as a function
+    """Tells those who watch the current run that it waits, for the time of a ``with``.
 
     For waits on the loop only, and for those that really happen: who gets through at once has not waited.
 
@@ -260,20 +258,32 @@ def waiting(what: str, key: str = "") -> Iterator[None]:
         what: See :class:`WaitStart`; also what the run's ``activity`` says meanwhile.
         key: For which one.
     """
-    run = current_run.get()
-    if run is None or not run.is_here:
-        yield
-        return
-    before, run.activity = run.activity, what
-    if run.observers:
-        run.tell(WaitStart(run.id, what, key))
-    try:
-        yield
-    finally:
-        if run.activity == what:
-            run.activity = before
+
+    __slots__ = ("_before", "_key", "_run", "_what")
+
+    def __init__(self, what: str, key: str = "") -> None:
+        self._what = what
+        self._key = key
+        self._before = ""
+        self._run: Run | None = None
+
+    def __enter__(self) -> None:
+        run = current_run.get()
+        if run is None or not run.is_here:
+            return
+        self._run, self._before = run, run.activity
+        run.activity = self._what
         if run.observers:
-            run.tell(WaitEnd(run.id, what, key))
+            run.tell(WaitStart(run.id, self._what, self._key))
+
+    def __exit__(self, *_: object) -> None:
+        run = self._run
+        if run is None:
+            return
+        if run.activity == self._what:
+            run.activity = self._before
+        if run.observers:
+            run.tell(WaitEnd(run.id, self._what, self._key))
 
 
 def tell_retry(what: str, key: str, attempt: int, delay: float, error: BaseException | None) -> None:

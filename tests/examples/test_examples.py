@@ -178,3 +178,10 @@ def test_what_agents_do_can_be_watched_and_read_afterwards() -> None:
     assert "4 of 4 taken, 16 wait" in shown
     assert "└── Answer: 42" in shown
     assert "\x1b" not in shown
+
+
+def test_code_in_a_process_sees_no_key_and_no_file_and_calls_tools() -> None:
+    shown = shown_by("isolated_code")
+    assert shown.startswith("{'largest': 'Lima', 'together': 19900000}\n")
+    assert "Key: None\n" in shown and "a secret" not in shown
+    assert shown.splitlines()[-1] == "12 runs through 4 processes, 1 answer"

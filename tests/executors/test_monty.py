@@ -27,6 +27,12 @@ from manyhands.executors.local import LocalPythonExecutor
 from manyhands.executors.monty import MODULES, MontyExecutor, UnsupportedCodeError
 from manyhands.testing import ScriptedModel
 
+from .local.attacks import ATTACKS, PUBLISHED
+from .local.canary import PLANTED, Canary
+from .local.corpus import PROGRAMS as CORPUS
+from .local.test_fidelity import _ADDRESS as ADDRESS
+from .local.test_fidelity import _ends_in_expression as ends_in_expression
+from .local.test_fidelity import in_cpython
 from .local.test_programs import PROGRAMS
 from .local.test_time import ENDLESS
 from .local.test_tools import ANYWHERE, ERRORS, FINAL, TOGETHER
@@ -906,3 +912,92 @@ async def test_the_model_is_told_which_modules_there_are() -> None:
     told = model.calls[0].messages[0].text
     assert "hashlib, itertools, json" in told
     assert "statistics" not in told
+
+
+async def test_calls_run_side_by_side_after_blocks_of_all_kinds() -> None:
+    """Monty counts the sources it is given, and places are told by that count."""
+    together = asyncio.Barrier(2)
+
+    async def slow(x: int) -> int:
+        async with asyncio.timeout(20):
+            await together.wait()
+        return x
+
+    executor = made(slow=slow)
+    for source in (
+        "",
+        "# a comment",
+        "1 / 0",
+        "def f():\n    yield 1",
+        "import nothing",
+        "x = = 1",
+        "parallel(add, [1])",
+    ):
+        with suppress(InterpreterError):
+            await executor.acall(source)
+        block = "import asyncio\nawait asyncio.gather(slow(1), slow(2))"
+        assert (await executor.acall(block)).output == [1, 2], source
+    with pytest.raises(InterpreterError, match="at line '1 / 0' due to"):
+        await executor.acall("x = 1\n1 / 0")
+
+
+ODD = {
+    "surrogates from a tool": "half()",
+    "a list in itself": "a = [1]\na.append(a)\ngive(a)\na",
+    "deep values": "x = []\nfor _ in range(5000): x = [x]\nx",
+    "deep arguments": "x = []\nfor _ in range(5000): x = [x]\ngive(x)",
+    "surrogates in prints": "print('\\ud800')",
+    "odd keywords": "give(**{'a b': 1})",
+    "wrong arguments": "give(1, 2, 3)",
+    "endless recursion": "def f(): return f()\nf()",
+    "huge numbers": "give(10 ** 5000)",
+    "half of a literal": "1if 1else 2",
+    "asserts": "assert 1 == 2, 'no'",
+    "exits": "raise SystemExit",
+}
+
+
+@pytest.mark.parametrize("source", ODD.values(), ids=ODD.keys())
+async def test_odd_code_ends_as_a_value_or_an_error_and_the_run_goes_on(source: str) -> None:
+    executor = made(half=lambda: "a\ud800", give=lambda x: x)
+    await executor.acall("kept = 7")
+    with suppress(InterpreterError):
+        await executor.acall(source)
+    assert (await executor.acall("kept")).output == 7
+
+
+async def test_an_endless_loop_of_tool_calls_ends() -> None:
+    with pytest.raises(ExecutionTimeoutError):
+        await made(timeout_seconds=0.1).acall("while True: double(0)")
+
+
+#: Programs that do something else in Monty than in CPython, without a word; by a part of them.
+QUIETLY_DIFFERENT = ("__slots__", "def __new__", "json.loads", "asyncio.run(", "await f()")
+
+
+async def test_programs_do_what_they_do_in_cpython_or_say_what_is_missing() -> None:
+    ran, wrong = 0, {}
+    for source in CORPUS:
+        expected = await asyncio.to_thread(in_cpython, source)
+        executor = MontyExecutor()
+        try:
+            result = await executor.acall(source if ends_in_expression(source) else f"{source}\nNone")
+        except InterpreterError:
+            continue
+        ran += 1
+        got = ADDRESS.sub("0x", repr(result.output)), ADDRESS.sub("0x", result.logs), None
+        if got != expected and not any(part in source for part in QUIETLY_DIFFERENT):
+            wrong[source] = (expected, got)
+    assert wrong == {}
+    assert ran > len(CORPUS) / 4
+
+
+async def test_attacks_get_nothing_of_the_host() -> None:
+    canary = Canary()
+    for source in [*ATTACKS, *PUBLISHED.values()]:
+        executor = made(
+            leak=canary.leak, failing=lambda: 1 / 0, host_module=lambda: None, secret=id, planted=id
+        )
+        with suppress(InterpreterError):
+            assert (await executor.acall(source)).output is not PLANTED
+        assert canary.found == [], source

@@ -63,7 +63,7 @@ class Hub(Chat):
 
     name = "hub"
     library = "huggingface_hub"
-    late = "timed out"
+    late = "[Tt]ime"
     blames_in_streams = False
     dropped = "disconnected"
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -38,7 +39,6 @@ from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from manyhands.models.base import Model
 
@@ -212,6 +212,16 @@ asyncio.run(main())
 
 # --- A real proxy ------------------------------------------------------------------------------
 
+
+def proxy_python() -> Path | None:
+    """A Python with LiteLLM's proxy: it has an environment of its own, or is in this one."""
+    own = Path(sys.prefix) / "proxy" / "bin" / "python"
+    if own.exists():
+        return own
+    return Path(sys.executable) if importlib.util.find_spec("litellm_proxy_extras") is not None else None
+
+
+PROXY_PYTHON = proxy_python()
 PROXY = """
 model_list:
   - model_name: mocked
@@ -235,7 +245,7 @@ def running_proxy(folder: Path) -> Iterator[str]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "DISABLE_ADMIN_UI": "True",
     }
-    command = [sys.executable, "-c", "from litellm import run_server; run_server()"]
+    command = [str(PROXY_PYTHON), "-c", "from litellm import run_server; run_server()"]
     with (folder / "proxy.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--config", str(folder / "proxy.yaml"), "--host", "127.0.0.1", "--port", str(port)],
@@ -263,8 +273,7 @@ async def alive(base: str) -> None:
 @needs_litellm
 @pytest.mark.slow
 @pytest.mark.skipif(
-    importlib.util.find_spec("gunicorn") is None,
-    reason='the proxy is not installed: pip install "litellm[proxy]"',
+    PROXY_PYTHON is None, reason='no proxy is installed: `make test` does, or "litellm[proxy]"'
 )
 async def test_a_real_proxy_answers_streams_and_refuses(tmp_path: Path) -> None:
     with running_proxy(tmp_path) as base:

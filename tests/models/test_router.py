@@ -72,7 +72,7 @@ async def test_many_first_calls_at_once_make_one_router() -> None:
 
 @needs_litellm
 async def test_when_all_are_cooling_down_it_is_a_rate_limit_with_a_time() -> None:
-    async with SimulatedProvider(faults={"429": 1.0}, retry_after=20) as provider:
+    async with SimulatedProvider(faults={"429": 1.0}, retry_after=2) as provider:
         asked = LiteLLMRouterModel("group", deployments(provider.base_url), {**QUICK, "num_retries": 0})
         with pytest.raises(RateLimitError, match=r"group \(litellm Router\)"):
             await asked.agenerate(TASK)

@@ -22,6 +22,8 @@ from manyhands.observe.telemetry import Telemetry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
+    from opentelemetry.sdk.trace.sampling import Sampler
+
 
 @dataclass
 class Received:
@@ -167,14 +169,15 @@ class Pipe:
 
 
 @asynccontextmanager
-async def piping(foreign: bool = False) -> AsyncIterator[Pipe]:
+async def piping(foreign: bool = False, sampler: Sampler | None = None) -> AsyncIterator[Pipe]:
     """Run a collector, and exporters to it.
 
     Args:
         foreign: Have a processor that is not the SDK's own.
+        sampler: Decides which traces are wanted.
     """
     async with collecting() as collector:
-        traces = TracerProvider(shutdown_on_exit=False)
+        traces = TracerProvider(sampler, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(f"{collector.address}/v1/traces")
         traces.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=20_000))
         if foreign:

@@ -413,3 +413,22 @@ def test_a_monitor_may_be_a_step_callback() -> None:
     monitor.reset()
     monitor.update_metrics(ActionStep(1, Timing(0, 2)))
     assert monitor.step_durations == [2.0]
+
+
+# --- Observers that want to be waited for -------------------------------------------------------------
+
+
+async def test_what_an_observer_returns_for_a_stream_event_is_waited_for() -> None:
+    seen: list[str] = []
+
+    def observe(run: Any, event: Any) -> Any:
+        name = type(event).__name__
+        seen.append(name)
+        return note_later() if name == "FinalAnswerStep" else name
+
+    async def note_later() -> None:
+        await asyncio.sleep(0)
+        seen.append("waited")
+
+    assert await ToolCallingAgent(model=ScriptedModel(final(1)), observers=[observe]).arun("go") == 1
+    assert seen[-3:] == ["FinalAnswerStep", "waited", "RunEnd"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from manyhands import (
     CallerError,
@@ -739,6 +740,28 @@ async def test_unsampled_traces_export_nothing_and_are_counted_all_the_same() ->
             await tool_agent(pipe, final("x")).arun("go")
         found = await pipe.arrived()
         assert found.spans == []
+        assert found.total("manyhands.steps") == 1
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize(("share", "names"), [(0.0, []), (1.0, ["invoke_agent solver", "  chat scripted"])])
+async def test_the_sampler_decides_about_whole_traces(share: float, names: list[str], foreign: bool) -> None:
+    async with piping(foreign, ParentBasedTraceIdRatio(share)) as pipe:
+        seen: list[trace.SpanContext] = []
+
+        async def reply(messages: list[ChatMessage]) -> Any:
+            seen.append(trace.get_current_span().get_span_context())
+            return final("x")
+
+        observers = [pipe.telemetry().observe]
+        agent = ToolCallingAgent(
+            [], FunctionModel(reply, model_id="scripted"), name="solver", observers=observers
+        )
+        await agent.arun("go")
+        found = await pipe.arrived()
+        assert found.tree()[:2] == names
+        assert seen[0].is_valid
+        assert seen[0].trace_flags.sampled == bool(share)
         assert found.total("manyhands.steps") == 1
 
 

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manyhands import CallerError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 JSON = {"Content-Type": "application/json"}
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 UNFIT = [
@@ -151,11 +152,13 @@ plain = st.recursive(
 )
 
 
+@unhurried
 @given(plain)
 def test_json_is_read_as_it_is(value: Any) -> None:
     assert parse(json.dumps(value).encode()) == value
 
 
+@unhurried
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     try:
@@ -195,6 +198,7 @@ anything = st.recursive(
 )
 
 
+@unhurried
 @given(anything)
 def test_any_value_can_be_sent(value: Any) -> None:
     sent = encoded(jsonable(value))
@@ -202,6 +206,7 @@ def test_any_value_can_be_sent(value: Any) -> None:
     json.loads(sent)
 
 
+@unhurried
 @given(plain)
 def test_json_values_are_sent_as_they_are(value: Any) -> None:
     assert json.loads(encoded(jsonable(value))) == value

@@ -46,28 +46,18 @@ async def call_tool(
     """
     note = run.history.called(call, run.step_number)
     try:
-        result = await _permitted(run, call, tool, args, kwargs, place)
+        if tool.requires_approval or run.agent.approvals is not None or run.parent is not None:
+            args, kwargs = await approved(run, call, tool, args, kwargs)
+        if place is None:
+            result = await _told(run, call, tool, args, kwargs)
+        else:
+            async with place:
+                result = await _told(run, call, tool, args, kwargs)
     except BaseException as error:
         note.fail(error)
         raise
     note.end(result)
     return result
-
-
-async def _permitted(
-    run: Run,
-    call: ToolCall,
-    tool: Tool,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    place: AbstractAsyncContextManager[Any] | None,
-) -> Any:
-    if tool.requires_approval or run.agent.approvals is not None or run.parent is not None:
-        args, kwargs = await approved(run, call, tool, args, kwargs)
-    if place is None:
-        return await _told(run, call, tool, args, kwargs)
-    async with place:
-        return await _told(run, call, tool, args, kwargs)
 
 
 async def _told(run: Run, call: ToolCall, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

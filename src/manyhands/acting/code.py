@@ -100,19 +100,31 @@ class CodeActing:
             stop_sequences=self._stop,
             response_format=CODE_RESPONSE_FORMAT if self._structured else None,
         )
-        step.model_output_message = reply = self._with_closing_tag(reply)
-        step.model_output = reply.text
-        step.token_usage = reply.token_usage
-        code = rename_final_answer_variable(self._code(reply.text))
-        step.code_action = code
-        call = ToolCall("python_interpreter", code, f"call_{len(run.memory.steps)}")
-        step.tool_calls = [call]
+        call = self._read(run, step, self._with_closing_tag(reply))
         await run.emit(call)
-        result = await self._run_code(run, step, code)
-        output = ActionOutput(result.output, result.is_final_answer)
-        step.action_output = result.output
+        run.activity = "code"
+        if run.observers:
+            run.tell(CodeStart(run.id, call.arguments))
+        try:
+            result = await self._executor_of(run).acall(call.arguments)
+        except BaseException as error:
+            _note_failure(run, step, error)
+            raise
+        finally:
+            run.activity = ""
+        output = _note_result(run, step, result)
         await run.emit(output)
         return output
+
+    def _read(self, run: Run, step: ActionStep, reply: ChatMessage) -> ToolCall:
+        """Fill ``step`` with what ``reply`` says, and return what is to be done."""
+        step.model_output_message = reply
+        step.model_output = text = reply.text
+        step.token_usage = reply.token_usage
+        step.code_action = code = rename_final_answer_variable(self._code(text))
+        call = ToolCall("python_interpreter", code, f"call_{len(run.memory.steps)}")
+        step.tool_calls = [call]
+        return call
 
     def _with_closing_tag(self, reply: ChatMessage) -> ChatMessage:
         """Put back the closing tag at which the reply stopped, so that the model reads whole blocks."""
@@ -130,28 +142,6 @@ class CodeActing:
     def _code(self, text: str) -> str:
         return extract_structured_code(text) if self._structured else extract_code(text, self._tags)
 
-    async def _run_code(self, run: Run, step: ActionStep, code: str) -> CodeOutput:
-        run.activity = "code"
-        if run.observers:
-            run.tell(CodeStart(run.id, code))
-        try:
-            result = await self._executor_of(run).acall(code)
-        except BaseException as error:
-            logs = error.logs if isinstance(error, InterpreterError) else ""
-            if logs:
-                step.observations = f"Execution logs:\n{logs}"
-            if run.observers:
-                run.tell(CodeEnd(run.id, None, logs, error))
-            raise
-        finally:
-            run.activity = ""
-        if run.observers:
-            run.tell(CodeEnd(run.id, result.output, result.logs, None))
-        logs = f"Execution logs:\n{result.logs}"
-        shown = cut_middle(_shown(result.output) if result.shown is None else result.shown)
-        step.observations = f"{logs}\nLast output from code snippet:\n{shown}"
-        return result
-
     async def end(self, run: Run) -> None:
         """Release the executor of ``run``."""
         if run.executor is None:
@@ -160,6 +150,24 @@ class CodeActing:
             self._turns.release()
         else:
             await run.executor.aend_run()
+
+
+def _note_failure(run: Run, step: ActionStep, error: BaseException) -> None:
+    logs = error.logs if isinstance(error, InterpreterError) else ""
+    if logs:
+        step.observations = f"Execution logs:\n{logs}"
+    if run.observers:
+        run.tell(CodeEnd(run.id, None, logs, error))
+
+
+def _note_result(run: Run, step: ActionStep, result: CodeOutput) -> ActionOutput:
+    if run.observers:
+        run.tell(CodeEnd(run.id, result.output, result.logs, None))
+    logs = f"Execution logs:\n{result.logs}"
+    shown = cut_middle(_shown(result.output) if result.shown is None else result.shown)
+    step.observations = f"{logs}\nLast output from code snippet:\n{shown}"
+    step.action_output = result.output
+    return ActionOutput(result.output, result.is_final_answer)
 
 
 def _shown(value: Any) -> str:

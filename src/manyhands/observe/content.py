@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Characters of one text, and of all messages of one span: collectors refuse what is too large.
 TEXT_CHARS = 4_000
 SPAN_CHARS = 48_000
+_KEPT = 512
 
 _ROLES = {"tool-call": "assistant", "tool-response": "tool"}
 
@@ -32,10 +34,15 @@ class Content:
     def __init__(self, text_chars: int = TEXT_CHARS, mask: Callable[[str], str] | None = None) -> None:
         self._most = text_chars
         self._mask = mask or Masker()
+        # A conversation shows its messages again at every step, and the system prompt to all runs.
+        self._shown = functools.lru_cache(_KEPT)(self._shorten)
 
     def text(self, value: Any) -> str:
         """Return any value as a text of bounded length."""
         text = value if isinstance(value, str) else _dumped(value)
+        return self._shown(text) if len(text) < self._most else self._shorten(text)
+
+    def _shorten(self, text: str) -> str:
         if len(text) > 4 * self._most:
             # Not all of it has to be looked through; the edges made here are left out below.
             text = text[: 2 * self._most] + text[-2 * self._most :]

@@ -157,6 +157,7 @@ class LightSpan(Span, _Readable):  # type: ignore[misc]
 
 
 _SAMPLED = int(TraceFlags.SAMPLED)
+_RANDOM = 2  # "the id of the trace is random", in the words of the W3C
 
 
 class LightSpans:
@@ -182,14 +183,28 @@ class LightSpans:
     def start(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
         """Start a span inside of what is current in ``context``."""
         parent = get_current_span(context).get_span_context()
-        if parent.span_id == 0 or parent.is_remote or not self._is_usual():
-            # The sampler decides about the first span here of a trace, and the others follow it.
+        if parent.is_remote or not self._is_usual():
             return self._tracer.start_span(name, context, kind, attributes)  # type: ignore[no-any-return]
+        if not parent.is_valid:
+            return self._first(name, context, kind, attributes)
         if not parent.trace_flags & _SAMPLED:
-            return NonRecordingSpan(parent)
+            return NonRecordingSpan(parent)  # the usual samplers follow the span around
         span_id = self._tracer.id_generator.generate_span_id()
         ids = SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
         return LightSpan(self, name, ids, parent, kind, attributes)
+
+    def _first(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
+        """Start the first span of a trace, if the sampler wants it."""
+        generator = self._tracer.id_generator
+        trace_id, span_id = generator.generate_trace_id(), generator.generate_span_id()
+        decided = self._tracer.sampler.should_sample(context, trace_id, name, kind, attributes, ())
+        flags = _SAMPLED if decided.decision.is_sampled() else 0
+        if getattr(generator, "is_trace_id_random", bool)():
+            flags |= _RANDOM
+        ids = SpanContext(trace_id, span_id, False, TraceFlags(flags), decided.trace_state)
+        if not decided.decision.is_sampled():
+            return NonRecordingSpan(ids)
+        return LightSpan(self, name, ids, None, kind, attributes)
 
     def _is_usual(self) -> bool:
         """Return whether nobody can tell the difference; processors may be added at any time."""

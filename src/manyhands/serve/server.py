@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import signal
@@ -62,6 +63,9 @@ def serve(
     made = new_token() if not tokens and not is_loopback(host) else None
     app = create_app(agents, tokens=[made] if made is not None else tokens, settings=settings)
     with _listening(host, port) as listener:
+        # What is there now stays: the collector need not look through it time and again.
+        gc.collect()
+        gc.freeze()
         server = Server(app, on_ready=lambda: on_ready(_address(listener), made) if on_ready else None)
         server.run([listener])
 

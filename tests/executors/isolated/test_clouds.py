@@ -129,6 +129,21 @@ async def test_code_that_is_cancelled_takes_its_sandbox_along(kind: str, cloud: 
     assert KINDS[kind][1].there == {}
 
 
+async def test_variables_stay_when_code_obeys_its_end(cloud: Any) -> None:
+    executor = cloud(grace_seconds=20)
+    await executor.acall("x = 7")
+    reached = asyncio.Event()
+    executor.send_tools({"reached": reached.set})
+    for _ in range(3):
+        reached.clear()
+        task = asyncio.create_task(executor.acall("reached()\nwhile True: pass"))
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await executor.acall("x")).output == 7
+
+
 async def test_a_start_that_is_cancelled_leaves_no_sandbox(kind: str, cloud: Any) -> None:
     executor = cloud()
     task = asyncio.create_task(executor.acall("1"))

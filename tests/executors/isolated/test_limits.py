@@ -145,6 +145,16 @@ async def test_a_memory_bomb_is_an_error_that_names_the_limit(wall_executor: Mak
     assert (await executor.acall("1")).output == 1
 
 
+async def test_processes_together_may_not_take_more_than_one_may(wall_executor: MakeExecutor) -> None:
+    executor = wall_executor(memory_mb=256)
+    source = (
+        "import os, time\nfor _ in range(8):\n    if not os.fork():\n        x = os.urandom(100_000_000)\n"
+        "        time.sleep(60)\ntime.sleep(60)"
+    )
+    with pytest.raises(InterpreterError, match=r"(?i)memory.*\b256 ?MB"):
+        await executor.acall(source)
+
+
 async def test_a_fork_bomb_ends_with_its_guest(wall_executor: MakeExecutor) -> None:
     executor = wall_executor(timeout_seconds=1, grace_seconds=0.2)
     source = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"

@@ -169,18 +169,11 @@ async def test_a_blocking_tool_blocks_its_own_run_only() -> None:
         time.sleep(0.2)
         return threading.current_thread() is threading.main_thread()
 
-    executor = made(block=block)
+    executors = [made(block=block) for _ in range(3)]
     start = time.perf_counter()
-    results = await asyncio.gather(*[executor_of(executor).acall("block()") for _ in range(3)])
+    results = await asyncio.gather(*[executor.acall("block()") for executor in executors])
     assert [r.output for r in results] == [False] * 3
     assert time.perf_counter() - start < 0.5
-
-
-def executor_of(executor: LocalPythonExecutor) -> LocalPythonExecutor:
-    """Another executor with the same tools."""
-    new = executor.spawn()
-    new.send_tools(executor._tools)
-    return new
 
 
 def test_a_sync_tool_runs_in_the_thread_of_its_caller() -> None:
@@ -363,9 +356,8 @@ async def test_the_value_of_a_last_assignment() -> None:
 
 async def test_prints_of_concurrent_runs_do_not_mix() -> None:
     """Each run has its own prints."""
-    base = made()
     sources = [f"for i in range(50):\n    print({k})\n    if i % 10 == 0: slow(1)" for k in range(5)]
-    results = await asyncio.gather(*[executor_of(base).acall(s) for s in sources])
+    results = await asyncio.gather(*[made().acall(s) for s in sources])
     assert [set(r.logs.split()) for r in results] == [{str(k)} for k in range(5)]
 
 

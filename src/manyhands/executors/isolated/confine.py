@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -30,6 +29,10 @@ _IS_LINUX = sys.platform.startswith("linux")
 _FIRST_USER = 3_000_000_000
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types")
+#: Seconds between looks at the memory of all processes of a guest.
+_LOOK_SECONDS = 0.5
+#: The status of a guest that was ended since its processes took too much memory together.
+EXIT_OUT_OF_MEMORY = 77
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -53,10 +56,12 @@ def confine(plan: dict[str, Any]) -> dict[str, Any]:
     if facts.get("namespaces"):
         _stage(facts, "files", lambda: _own_root(plan))
         _stage(facts, "user", lambda: _give_up_rights(is_root))
-    if facts.get("files"):
-        os.environ.update(HOME="/tmp", TMPDIR="/tmp")
-    else:
-        os.chdir(plan["work"])
+    home = "/tmp"
+    if not facts.get("files"):
+        home = plan["work"]
+        os.mkdir(home, 0o700)
+        os.chdir(home)
+    os.environ.update(HOME=home, TMPDIR=home)
     _limit(plan, facts)
     if _IS_LINUX:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -65,6 +70,8 @@ def confine(plan: dict[str, Any]) -> dict[str, Any]:
             writable = [plan["work"], "/dev/null"]
             readable = [*_readable(plan), "/dev/urandom", "/dev/random", "/dev/zero"]
             _stage(facts, "landlock", lambda: kernel.landlock(readable, writable, plan["network"]))
+        if is_root and not facts.get("user"):
+            _stage(facts, "capabilities", kernel.drop_capabilities)
         sockets = bool(plan["network"] or facts.get("namespaces"))
         _stage(facts, "seccomp", lambda: kernel.filter_calls(sockets))
     facts["network"] = bool(plan["network"])
@@ -238,20 +245,55 @@ def _supervise(child: int, plan: dict[str, Any]) -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: None)
     poller = select.poll()
     poller.register(0, 0)  # only its end is of interest: what comes is for the guest
     poller.register(woken, select.POLLIN)
     status = _ended(child)
     while status is None:
-        events = dict(poller.poll())
+        events = dict(poller.poll(_LOOK_SECONDS * 1000))
+        if woken in events:
+            os.read(woken, 100)
         status = _ended(child)
-        if status is None and (0 in events or signal.SIGTERM in os.read(woken, 100)):
+        exceeds = not events and _takes_more(child, plan["memory_mb"])
+        if status is None and (0 in events or exceeds):
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
-    if plan.get("work"):
+            status = EXIT_OUT_OF_MEMORY << 8 if exceeds else status
+    if os.path.isdir(plan["work"]):
+        import shutil
+
         shutil.rmtree(plan["work"], ignore_errors=True)
     _end_as(status)
+
+
+def _takes_more(guest: int, megabytes: int | None) -> bool:
+    """Whether the processes of the guest take more memory together than one may."""
+    if not _IS_LINUX or megabytes is None:
+        return False
+    several = _family(guest)
+    if len(several) < 2 or _sum_of(several, "status", "VmRSS") < megabytes * 1024:
+        return False
+    return _sum_of(several, "smaps_rollup", "Pss") > megabytes * 1024  # what they share counts once
+
+
+def _family(guest: int) -> list[int]:
+    """The guest and all processes below it."""
+    found = [guest]
+    for pid in found:
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as file:
+                    found += map(int, file.read().split())
+    return found
+
+
+def _sum_of(pids: list[int], file: str, field: str) -> int:
+    """A figure in KiB that the kernel gives of each process, summed up."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError), open(f"/proc/{pid}/{file}") as lines:
+            total += sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    return total
 
 
 def _ended(child: int) -> int | None:

@@ -307,19 +307,28 @@ class Engine:
 
     async def remove(self, name: str) -> None:
         """End a container at once and remove it, if it is there; returns when it is gone."""
-        attachment = self._live.get(name)
-        if attachment is not None:
-            attachment.close()
-        if self._closed:
-            return
         try:
-            await self.ask("DELETE", f"/containers/{name}", accept=(404,), force="1", v="1")
-        except EngineError as error:
-            if error.status != 409:
-                raise
-            # It is being removed by the engine itself.
-            await self.ask("POST", f"/containers/{name}/wait", accept=(404,), condition="removed")
+            if not self._closed:
+                await self._delete(name)
+        finally:
+            # Not before: Podman does not remove what is about to end by itself.
+            attachment = self._live.get(name)
+            if attachment is not None:
+                attachment.close()
         self._live.pop(name, None)
+
+    async def _delete(self, name: str) -> None:
+        for last in (False, True):
+            try:
+                await self.ask("DELETE", f"/containers/{name}", accept=(404,), force="1", v="1")
+                return
+            except EngineError as error:
+                if error.status == 409:
+                    # It is being removed by the engine itself.
+                    await self.ask("POST", f"/containers/{name}/wait", accept=(404,), condition="removed")
+                    return
+                if last or error.status != 500:
+                    raise
 
     async def _attach(self, name: str) -> Attachment:
         query = urlencode({"stream": 1, "stdin": 1, "stdout": 1, "stderr": 1})

@@ -72,7 +72,7 @@ async def reap(engine: Engine) -> None:
     """
     ours = await engine.ask("GET", "/containers/json", all="1", filters=f'{{"label":["{LABEL}"]}}')
     names = {entry["Id"]: str((entry.get("Labels") or {}).get(LABEL, "")) for entry in ours or ()}
-    over = {entry["Id"] for entry in ours or () if entry.get("State") in ("exited", "dead")}
+    over = {entry["Id"] for entry in ours or () if entry.get("State") in ("exited", "stopped", "dead")}
     gone = await call_in_thread(lambda: {key for key, name in names.items() if is_gone(name)})
     for key in over | gone:
         engine.later(functools.partial(engine.remove, key))

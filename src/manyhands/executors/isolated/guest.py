@@ -61,7 +61,7 @@ MAX_CALLS = 256
 #: Characters printed by one step that are sent as they come; of what follows, the end is kept.
 _SENT_AT_ONCE = 1_000_000
 _NAG_SECONDS = 0.01
-#: The status of a guest that has no memory left to say anything.
+#: The status of a guest that has no memory left to say anything; also in :mod:`.confine`.
 EXIT_OUT_OF_MEMORY = 77
 _FILENAME = explain.FILENAME
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from typing import Any
 
@@ -218,9 +217,9 @@ _CALL, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
 
 
 def _processor() -> tuple[int, int]:
-    found = _PROCESSORS.get(platform.machine())
+    found = _PROCESSORS.get(os.uname().machine)
     if found is None or struct.calcsize("P") != 8:
-        raise NotImplementedError(f"nothing is known of processors of the kind {platform.machine()}")
+        raise NotImplementedError(f"nothing is known of processors of the kind {os.uname().machine}")
     return found
 
 

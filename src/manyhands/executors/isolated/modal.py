@@ -15,10 +15,12 @@ from manyhands.executors.isolated.guest import EXIT_OUT_OF_MEMORY
 from manyhands.executors.isolated.wall import Held, Isolation, SandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 #: Most bytes that are handed to the guest's stdin at once: Modal's buffer takes twice as many.
 _CHUNK = 1024 * 1024
+#: Pieces of output that wait to be read; then the cloud's stream waits.
+_PIECES = 64
 _STDERR_CHARS = 500
 #: Seconds that the cloud has to end a sandbox; then it ends by its own lifetime.
 _END_SECONDS = 15.0
@@ -175,8 +177,8 @@ class ModalChannel:
         self._owned = owned
         self._loop = asyncio.get_running_loop()
         self._process: Any = None
-        self._output: AsyncIterator[bytes] | None = None
-        self._noting: asyncio.Task[None] | None = None
+        self._pieces: asyncio.Queue[bytes] = asyncio.Queue(_PIECES)
+        self._tasks: list[asyncio.Task[None]] = []
         self._errors = ""
         self._reason = ""
         self._end: asyncio.Task[None] | None = None
@@ -184,8 +186,20 @@ class ModalChannel:
     async def begin(self, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
         """Start the guest."""
         self._process = await self._sandbox.exec.aio(*command, text=False, env=dict(environment))
-        self._output = aiter(self._process.stdout)
-        self._noting = asyncio.create_task(self._note(), name="modal guest's stderr")
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="modal guest's stdout"),
+            asyncio.create_task(self._note(), name="modal guest's stderr"),
+        ]
+
+    async def _listen(self) -> None:
+        """Read the guest's output, in a task of its own: a read that is cancelled ends Modal's stream."""
+        try:
+            async for piece in self._process.stdout:
+                if piece:
+                    await self._pieces.put(piece)
+        except Exception as error:
+            self._reason = self._reason or f"its sandbox is out of reach ({error})"
+        await self._pieces.put(b"")
 
     async def _note(self) -> None:
         with suppress(Exception):  # the end of the sandbox ends the stream in its own way
@@ -207,14 +221,10 @@ class ModalChannel:
 
     async def receive(self) -> bytes:
         """Wait for the next bytes of the guest's stdout; ``b""`` at the end."""
-        assert self._output is not None
-        try:
-            async for piece in self._output:
-                if piece:
-                    return piece
-        except Exception as error:
-            self._reason = self._reason or f"its sandbox is out of reach ({error})"
-        return b""
+        piece = await self._pieces.get()
+        if not piece:
+            self._pieces.put_nowait(b"")  # for whoever asks again: there is room, one was taken out
+        return piece
 
     async def kill(self) -> None:
         """End the guest, and its sandbox if it was made for it."""
@@ -235,9 +245,13 @@ class ModalChannel:
                 elif self._process is not None:  # a guest ends when there is nothing more to read
                     self._process.stdin.write_eof()
                     await self._process.stdin.drain.aio()
-        if self._noting is not None:
-            self._noting.cancel()
-            await asyncio.wait([self._noting])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._pieces.full():
+            self._pieces.get_nowait()
+        self._pieces.put_nowait(b"")
 
     async def diagnose(self) -> str:
         """Say why the guest ended."""

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import site
@@ -101,6 +102,8 @@ class ProcessWall:
         Raises:
             SandboxError: The system starts no further process.
         """
+        if not hasattr(os, "fork"):
+            raise SandboxError('Processes are a wall on Linux and macOS only; take "docker" or "monty" here.')
         launch = _Launch(self._plan, self._environment)
         try:
             await call_in_thread(launch.start, label="sandbox")
@@ -169,7 +172,8 @@ class _Launch:
         """Start the process; on a thread."""
         try:
             self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in clear()
-            self.work = tempfile.mkdtemp(prefix="manyhands-")
+            # The guest makes it, and only where it gets no root of its own: nobody else would remove it.
+            self.work = os.path.join(tempfile.gettempdir(), f"manyhands-{secrets.token_hex(8)}")
             program = compiled_program()
             plan = {
                 **self._plan,
@@ -194,10 +198,9 @@ class _Launch:
     def _popen(self) -> subprocess.Popen[bytes]:
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": self.work,
-            "TMPDIR": self.work,
             "LANG": "C.UTF-8",
-            # Each thread of these libraries takes address space, which is limited.
+            # Each thread takes address space, which is limited: of the C library, and of these.
+            "MALLOC_ARENA_MAX": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
             **self._environment,
@@ -397,7 +400,7 @@ def _processes(facts: Mapping[str, Any], plan: Mapping[str, Any], problems: Mapp
 def _memory(facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Held:
     bounded = "RLIMIT_AS" in facts.get("limits", ())
     closed = (facts.get("namespaces") or facts.get("landlock")) and facts.get("seccomp")
-    limit = f"at most {plan['memory_mb']} MB in each process" if bounded else "no limit on its own"
+    limit = f"at most {plan['memory_mb']} MB of its own" if bounded else "no limit on its own"
     if closed:
         return Held(bounded, f"memory of other processes cannot be read; {limit}")
     return Held(False, f"memory of the user's other processes is as open as to any program; {limit}")

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from manyhands._bridge import call_user
 from manyhands.errors import ExecutionTimeoutError, InterpreterError
 from manyhands.executors.base import CodeOutput
 from manyhands.executors.isolated.frames import FrameError
@@ -13,7 +14,7 @@ from manyhands.executors.isolated.link import GuestGone
 from manyhands.executors.isolated.values import CannotCross
 from manyhands.executors.local.explain import is_builtin_exception
 from manyhands.executors.local.output import MAX_SHOWN, cut, shown
-from manyhands.executors.local.tools import FINAL_ANSWER, invoke
+from manyhands.executors.local.tools import FINAL_ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -227,7 +228,10 @@ class HostStep:
         heavy = bool(message.get("$heavy"))
         args = [await self._link.decode(value, heavy) for value in message["args"]]
         kwargs = {key: await self._link.decode(v, heavy) for key, v in message["kwargs"].items()}
-        return await invoke(tool, tuple(args), kwargs)
+        acall = getattr(tool, "acall", None)
+        if asyncio.iscoroutinefunction(acall):
+            return await acall(*args, **kwargs)
+        return await call_user(tool, *args, **kwargs)
 
     async def _result(self, name: str, value: Any) -> dict[str, Any]:
         try:

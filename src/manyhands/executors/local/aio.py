@@ -14,7 +14,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from manyhands.executors.local.switch import Stop, Strand, current_step, current_strand, sleep, wait_future
-from manyhands.executors.local.tools import FINAL_ANSWER, ToolFunction, cleaned, invoke, plain
+from manyhands.executors.local.tools import FINAL_ANSWER, ToolFunction, cleaned, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
@@ -210,11 +210,12 @@ def _until_stopped(call: Callable[[], Any]) -> Result:
 def start_tool(tool: ToolFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
     """Call ``tool`` without waiting for it."""
     step = current_step()
-    call = step.use_tool(invoke(tool._target, plain(args), plain(kwargs)))
+    args, kwargs = plain(args), plain(kwargs)
 
     async def outcome() -> Result:
         try:
-            return True, step.session.modules.shown(await call)
+            value = await step.use_tool(tool._acall(*args, **kwargs))
+            return True, step.session.modules.shown(value)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -408,11 +409,11 @@ async def to_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 def run(main: Any, *, debug: Any = None, loop_factory: Any = None) -> Any:
     """Drive ``main`` to its end; tasks that it leaves behind are cancelled."""
     step = current_step()
-    before = set(step.children)
+    before = set(step.children or ())
     try:
         return await_value(main)
     finally:
-        for task in step.children - before:
+        for task in set(step.children or ()) - before:
             task.cancel()
 
 

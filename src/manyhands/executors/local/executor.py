@@ -8,7 +8,8 @@ import random
 import threading
 from collections import OrderedDict
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands.errors import ExecutionTimeoutError, InterpreterError
 from manyhands.executors.base import CodeOutput, PythonExecutor
@@ -32,8 +33,22 @@ MAX_EXECUTION_TIME_SECONDS = 30
 _BUILTINS = base_builtins()
 
 
+class Kit(NamedTuple):
+    """The tools of some code.
+
+    Attributes:
+        builtins: The builtins of the code, the tools among them.
+        names: Names of the tools; they cannot be assigned.
+        tools: The tools, kept alive: their ids are looked up.
+    """
+
+    builtins: dict[str, Any]
+    names: frozenset[str]
+    tools: list[Any]
+
+
 class Shared:
-    """What executors of one configuration have in common: rules, module views, compiled code, tables of
+    """What executors of one configuration have in common: rules, module views, compiled code, kits of
     tools.
 
     Args:
@@ -45,8 +60,9 @@ class Shared:
         self.modules = Modules(authorized)
         self.functions = dict(functions)
         self._programs: OrderedDict[Any, CodeType] = OrderedDict()
-        self._tables: OrderedDict[Any, dict[str, Any]] = OrderedDict()
+        self._kits: OrderedDict[Any, Kit] = OrderedDict()
         self._lock = threading.Lock()
+        self.bare = self.kit({})
 
     def program(self, source: str, mode: str, tools: frozenset[str]) -> CodeType:
         """Compiled code of ``source``; the same source is rewritten once."""
@@ -65,19 +81,19 @@ class Shared:
                 self._programs.popitem(last=False)
         return made
 
-    def table(self, tools: Mapping[str, Any]) -> dict[str, Any]:
-        """The builtins of code that has ``tools``; runs with the same tools share one."""
+    def kit(self, tools: Mapping[str, Any]) -> Kit:
+        """What code that has ``tools`` finds; runs with the same tools share one."""
         key = tuple((name, id(tool)) for name, tool in tools.items())
         with self._lock:
-            found = self._tables.get(key)
+            found = self._kits.get(key)
             if found is None:
-                found = {**_BUILTINS, **self.functions}
-                found.update({name: ToolFunction(name, tool) for name, tool in tools.items()})
-                self._tables[key] = found
-                if len(self._tables) > 64:
-                    self._tables.popitem(last=False)
+                called = {name: ToolFunction(name, tool) for name, tool in tools.items()}
+                found = Kit({**_BUILTINS, **self.functions, **called}, frozenset(tools), list(tools.values()))
+                self._kits[key] = found
+                if len(self._kits) > 64:
+                    self._kits.popitem(last=False)
             else:
-                self._tables.move_to_end(key)
+                self._kits.move_to_end(key)
         return found
 
 
@@ -138,8 +154,7 @@ class LocalPythonExecutor(PythonExecutor):
 
     def _begin(self) -> None:
         self.state: dict[str, Any] = {"__name__": "__main__"}
-        self._tools: dict[str, Any] = {}
-        self._names: frozenset[str] = frozenset()
+        self._kit = self._shared.bare
         self._random: random.Random | None = None
         self._decimal: Any = None
         self._numpy_random: Any = None
@@ -156,8 +171,7 @@ class LocalPythonExecutor(PythonExecutor):
 
     def send_tools(self, tools: Mapping[str, Callable[..., Any]]) -> None:
         """Make ``tools`` callable by name from the code."""
-        self._tools = dict(tools)
-        self._names = frozenset(self._tools)
+        self._kit = self._shared.kit(tools)
 
     def send_variables(self, variables: Mapping[str, Any]) -> None:
         """Set variables of the code."""
@@ -175,35 +189,39 @@ class LocalPythonExecutor(PythonExecutor):
         if self._busy:
             raise RuntimeError("This executor runs code already; spawn() one for each run.")
         step = Step(self.state, output, self.timeout_seconds, self)
+        outcome = Outcome(step, program)
         self._busy = True
-        self.state["__builtins__"] = self._shared.table(self._tools)
+        self.state["__builtins__"] = self._kit.builtins
         self.state.setdefault("__name__", "__main__")
         self.state[DUE] = True
         try:
-            return await self._run(step, code, program)
+            await drive(self._main_strand(outcome))
         finally:
-            self._busy = False
-            self.state.pop(RESULT, None)
+            step.close()
+            try:
+                if step.children:
+                    await step.end_children()
+            finally:
+                self._busy = False
+                self.state.pop(RESULT, None)
+        return self._came_of(outcome, code)
 
     def _compiled(self, code: str) -> CodeType:
         try:
-            return self._shared.program(code, "step", self._names)
+            return self._shared.program(code, "step", self._kit.names)
         except Forbidden as refused:
             raise InterpreterError(explain.refused_text(str(refused), code, refused.node)) from None
         except SyntaxError as error:
             raise InterpreterError(explain.syntax_text(error)) from error
 
-    async def _run(self, step: Step, code: str, program: CodeType) -> CodeOutput:
-        outcome = Outcome(step, program)
-        strand = Strand(step, outcome.produce, self._context())
-        strand.main = True
+    def _main_strand(self, outcome: Outcome) -> Strand:
+        strand = Strand(outcome.step, outcome.produce, self._context())
         strand.driver = asyncio.current_task()
-        try:
-            await drive(strand)
-        finally:
-            step.close()
-            if step.children:
-                await step.end_children()
+        outcome.step.main = strand
+        return strand
+
+    def _came_of(self, outcome: Outcome, code: str) -> CodeOutput:
+        step = outcome.step
         logs = step.output.text()
         if step.stop is Finished:
             return CodeOutput(step.answer, logs, True, step.shown)
@@ -217,7 +235,7 @@ class LocalPythonExecutor(PythonExecutor):
         return f"Code execution exceeded the maximum execution time of {self.timeout_seconds} seconds"
 
     def _failure(self, step: Step, error: BaseException, code: str, logs: str) -> InterpreterError:
-        names = [*self.state, *self._shared.table(self._tools)]
+        names = [*self.state, *self._kit.builtins]
         failure = InterpreterError(explain.failure_text(error, code, names), logs=logs)
         _, origin = step.origins.get(id(error), (None, error))
         failure.__cause__ = origin
@@ -265,7 +283,7 @@ class LocalPythonExecutor(PythonExecutor):
     def compile(self, source: str, mode: str) -> CodeType:
         """Compile the argument of ``eval`` or ``exec``."""
         try:
-            return self._shared.program(source, mode, self._names)
+            return self._shared.program(source, mode, self._kit.names)
         except Forbidden as refused:
             raise InterpreterError(str(refused)) from None
 
@@ -292,7 +310,7 @@ class LocalPythonExecutor(PythonExecutor):
 
     def bind_star(self, members: Mapping[str, Any]) -> None:
         """``from module import *``."""
-        self.state.update({name: value for name, value in members.items() if name not in self._names})
+        self.state.update({name: value for name, value in members.items() if name not in self._kit.names})
 
 
 class Outcome:
@@ -309,7 +327,8 @@ class Outcome:
     def produce(self) -> None:
         namespace = self.step.namespace
         try:
-            pending = eval(self.program, namespace)
+            # As eval() does it, without eval()'s own C stack: that would be kept while the code waits.
+            pending = FunctionType(self.program, namespace)()
             if pending is not None:
                 await_value(pending)
             self.value = namespace.pop(RESULT, None)

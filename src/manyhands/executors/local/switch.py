@@ -69,22 +69,16 @@ class Ended(Stop):
 class Strand(greenlet):
     """One sequential piece of the agent's code, and where it waits."""
 
-    step: Step
-    started: bool
-    waiting: asyncio.Future[Any] | None
-    driver: asyncio.Task[Any] | None
-    interrupted: bool
-    main: bool
+    __slots__ = ("driver", "interrupted", "started", "step", "waiting")
 
     def __init__(self, step: Step, function: Callable[[], Any], context: Context) -> None:
         super().__init__(function)
         self.gr_context = context
         self.step = step
         self.started = False
-        self.waiting = None
-        self.driver = None
+        self.waiting: asyncio.Future[Any] | None = None
+        self.driver: asyncio.Task[Any] | None = None
         self.interrupted = False
-        self.main = False
 
     def begin(self) -> Any:
         """Switch to it for the first time."""
@@ -127,8 +121,11 @@ class Step:
         self.shown: str | None = None
         #: Errors of tools as the code sees them, with the originals.
         self.origins: dict[int, tuple[BaseException, BaseException]] = {}
-        self.strands: set[Strand] = set()
-        self.children: set[asyncio.Task[Any]] = set()
+        #: The strand that runs the snippet, while it does.
+        self.main: Strand | None = None
+        # Sets take 216 bytes each, and most steps have but one strand and no task.
+        self.beside: set[Strand] | None = None
+        self.children: set[asyncio.Task[Any]] | None = None
         self._tools = 0
         self._tools_since = 0.0
         self._tools_total = 0.0
@@ -166,8 +163,8 @@ class Step:
             self.stop = reason
         self.namespace[DUE] = True
         current = getcurrent()
-        for strand in list(self.strands):
-            if strand is not current and strand is not besides:
+        for strand in (self.main, *(self.beside or ())):
+            if strand is not None and strand is not current and strand is not besides:
                 strand.interrupt()
 
     def close(self) -> None:
@@ -200,8 +197,25 @@ class Step:
         self.adopt(task)
         return strand, task
 
+    def enter(self, strand: Strand) -> None:
+        """Let ``strand`` end with the step; it runs from now on."""
+        if strand is self.main:
+            return
+        if self.beside is None:
+            self.beside = set()
+        self.beside.add(strand)
+
+    def leave(self, strand: Strand) -> None:
+        """Note that ``strand`` has ended."""
+        if strand is self.main:
+            self.main = None
+        elif self.beside is not None:
+            self.beside.discard(strand)
+
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """Let ``task`` end with the step."""
+        if self.children is None:
+            self.children = set()
         self.children.add(task)
         task.add_done_callback(self.children.discard)
 
@@ -324,7 +338,7 @@ async def drive(strand: Strand) -> Any:
     """
     step = strand.step
     lane = step.lane
-    step.strands.add(strand)
+    step.enter(strand)
     value: Any = None
     error: BaseException | None = None
     try:
@@ -350,24 +364,26 @@ async def drive(strand: Strand) -> Any:
         _unwind(strand)
         raise
     finally:
-        step.strands.discard(strand)
+        step.leave(strand)
         task = asyncio.current_task()
         if strand.interrupted and task is not None:
             task.uncancel()  # what it waited for kept the cancellation to itself
 
 
-async def _answer(strand: Strand, request: Any) -> Any:
+def _answer(strand: Strand, request: Any) -> Awaitable[Any]:
+    """What its driver has to wait for."""
     if request is _YIELD:
         strand.step.watch_time()
-        await strand.step.lane.turn(strand)
-        return None
+        return strand.step.lane.turn(strand)
     is_tool, awaitable = request
-    if is_tool:
-        return await strand.step.use_tool(awaitable)
+    return strand.step.use_tool(awaitable) if is_tool else _future(strand, awaitable)
+
+
+async def _future(strand: Strand, future: asyncio.Future[Any]) -> Any:
     strand.step.watch_time()
-    strand.waiting = awaitable
+    strand.waiting = future
     try:
-        return await awaitable
+        return await future
     finally:
         strand.waiting = None
 
@@ -387,7 +403,7 @@ def _cancellation(strand: Strand, cancelled: asyncio.CancelledError) -> BaseExce
 def _unwind(strand: Strand) -> None:
     """Throw the end into a strand until it is gone; each brake and checkpoint helps."""
     step = strand.step
-    if strand.main:
+    if strand is step.main:
         step.halt(Ended, besides=strand)  # the main strand: the whole step ends with it
     for _ in range(100):
         if not strand or strand.dead:

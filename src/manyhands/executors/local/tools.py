@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import functools
 from typing import TYPE_CHECKING, Any
 
 from manyhands._bridge import call_user
@@ -12,7 +13,7 @@ from manyhands.executors.local.output import shown
 from manyhands.executors.local.switch import Finished, Step, Stop, current_step, wait_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 FINAL_ANSWER = "final_answer"
 
@@ -52,19 +53,23 @@ def plain(value: Any, depth: int = 0) -> Any:
 class ToolFunction:
     """A tool, callable and nothing else."""
 
-    __slots__ = ("__name__", "_target")
+    __slots__ = ("__name__", "_acall")
     __manyhands_frozen__ = True
 
     def __init__(self, name: str, target: Any) -> None:
         self.__name__ = name
-        self._target = target
+        acall = getattr(target, "acall", None)
+        #: Calls the tool itself; to be awaited on the loop's side.
+        self._acall: Callable[..., Awaitable[Any]] = (
+            acall if asyncio.iscoroutinefunction(acall) else functools.partial(call_user, target)
+        )
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         step = current_step()
-        call = invoke(self._target, plain(args), plain(kwargs))
+        args, kwargs = plain(args), plain(kwargs)
         failed: BaseException | None = None
         try:
-            value = wait_tool(call)
+            value = wait_tool(self._acall(*args, **kwargs))
         except Stop:
             raise
         except BaseException as error:
@@ -86,14 +91,6 @@ def finish(value: Any) -> None:
     step.answer = value
     step.halt(Finished)
     raise Finished
-
-
-async def invoke(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call the tool itself, on the loop's side."""
-    acall = getattr(target, "acall", None)
-    if acall is not None and asyncio.iscoroutinefunction(acall):
-        return await acall(*args, **kwargs)
-    return await call_user(target, *args, **kwargs)
 
 
 _classes: dict[tuple[str, type], type[BaseException]] = {}

@@ -48,6 +48,7 @@ class Pause:
         waiting: Numbers of the calls of which one has to be answered.
         value: The value of the block, when it is done.
         image: Its variables then.
+        took: Seconds until it came to this.
     """
 
     snapshot: Any
@@ -61,6 +62,7 @@ class Pause:
     waiting: tuple[int, ...] = ()
     value: Any = None
     image: bytes | None = None
+    took: float = 0.0
 
 
 def _pause(snapshot: Any) -> Pause:
@@ -93,7 +95,9 @@ def _pause(snapshot: Any) -> Pause:
 
 def _advance(place: Place, work: Callable[[MontySession], Any], session: MontySession) -> Pause:
     """Let the code run on; where it has ended, the worker has nothing more to do for it."""
+    begun = time.perf_counter()
     pause = _pause(work(session))
+    pause.took = time.perf_counter() - begun
     if pause.kind == "done":
         pause.image = session.dump()
         place.close()
@@ -107,7 +111,7 @@ def _dumped(place: Place, pause: Pause, _: MontySession) -> bytes:
 
 
 def _image_at_rest(session: MontySession) -> bytes:
-    session.feed_start("")  # refused where something still waits for an answer
+    session.feed_start("None")  # refused where something still waits for an answer
     return session.dump()
 
 
@@ -228,10 +232,11 @@ class Block:
         """Let the code run on until it waits for something."""
         if self._place is None:
             self._place = await self._farm.enter()
-        begun = time.perf_counter()
         pause = await self._place.do(partial(_advance, self._place, work))
-        self._used += time.perf_counter() - begun
+        self._used += pause.took
         self._image = pause.image
+        if pause.kind != "done" and self._time_left() == 0:
+            raise TimeUp
         return pause
 
     async def _go_on(self, pause: Pause, answer: Callable[[Any], Any]) -> Pause:
@@ -331,8 +336,8 @@ class Block:
         try:
             return {"return_value": entering(task.result(), f"The result of {name}()")}
         except asyncio.CancelledError:
-            error: Exception = RuntimeError(f"{name}() was cancelled")
-        except Exception as failed:
+            error: BaseException = RuntimeError(f"{name}() was cancelled")
+        except BaseException as failed:
             error = failed
         plain = _plain_error(error)
         self.raised[str(plain)] = error
@@ -423,7 +428,7 @@ async def _called(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     return await call_user(target, *args, **kwargs)
 
 
-def _plain_error(error: Exception) -> Exception:
+def _plain_error(error: BaseException) -> Exception:
     """The same error as one of the language's own, which Monty knows."""
     own = next(cls for cls in type(error).__mro__ if getattr(builtins, cls.__name__, None) is cls)
     try:

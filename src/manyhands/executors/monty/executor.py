@@ -290,7 +290,7 @@ class MontyExecutor(PythonExecutor):
 
     def _text(self, block: Block, failure: Failure, source: Source, kind: str, lacks: str) -> str:
         names = [*self._tools, *block.kept.names]
-        return failure_text(failure, kind, source.code, block.kept.sources, names, lacks)
+        return failure_text(failure, kind, source.code, names, lacks)
 
     def _timeout(self, output: Output) -> ExecutionTimeoutError:
         return ExecutionTimeoutError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.executors.local import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 _MAX_LINE = 200
 _OTHERS = 'executor_type="local", "process" or "docker"'
@@ -94,20 +94,18 @@ class Failure:
         return f"'{owner}.{name}'" if hasattr(getattr(builtins, owner, None), name) else ""
 
 
-def failure_text(
-    failure: Failure, kind: str, code: str, sources: Mapping[str, str], names: Iterable[str], lacks: str
-) -> str:
+def failure_text(failure: Failure, kind: str, code: str, names: Iterable[str], lacks: str) -> str:
     """The sentence for a failure.
 
     Args:
         failure: The failure.
         kind: Name of the error's type, as the tool that raised it has it.
         code: The block of code.
-        sources: The blocks of the run by their names in frames.
         names: Names that the code may have meant.
         lacks: What Monty lacks, if that is the reason.
     """
-    here = [line for file, line, name, _ in failure.frames if name in _TOP and sources.get(file) == code]
+    block = failure.frames[0][0] if failure.frames else ""  # it begins at the top of the block
+    here = [line for file, line, name, _ in failure.frames if name in _TOP and file == block]
     segment = explain.statement_at(code, here[0]) if here else explain.first_line(code)
     text = f"Code execution failed at line '{segment}' due to: {kind}: {failure.message}"
     return text + (lacks_text(lacks) if lacks else _hint(failure, names)) + _inner(failure)

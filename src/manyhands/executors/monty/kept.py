@@ -26,7 +26,6 @@ class Kept:
     Attributes:
         image: All variables, as a dump of Monty; None in the beginning.
         feeds: How many sources Monty has been given.
-        sources: Blocks by the names that Monty gave them.
         together: Places of calls that begin without being waited for, by source.
         handed: Places of calls that hand over a function, by source.
         helpers: Helpers that are defined.
@@ -37,7 +36,6 @@ class Kept:
 
     image: bytes | None = None
     feeds: int = 0
-    sources: dict[str, str] = field(default_factory=dict)
     together: dict[str, Collection[tuple[int, int]]] = field(default_factory=dict)
     handed: dict[str, Mapping[tuple[int, int], str]] = field(default_factory=dict)
     helpers: frozenset[str] = frozenset()
@@ -53,9 +51,7 @@ class Kept:
             names: Names that are bound beside those it binds itself.
         """
         missing = sorted(source.helpers - self.helpers)
-        new = replace(
-            self, sources=dict(self.sources), together=dict(self.together), handed=dict(self.handed)
-        )
+        new = replace(self, together=dict(self.together), handed=dict(self.handed))
         for name in missing:
             new._add(_HELPERS[name])
         new._add(source)
@@ -69,7 +65,6 @@ class Kept:
     def _add(self, source: Source) -> None:
         filename = f"<python-input-{self.feeds}>"
         self.feeds += 1
-        self.sources[filename] = source.code
         if source.together:
             self.together[filename] = source.together
         if source.handed:

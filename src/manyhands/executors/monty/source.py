@@ -136,7 +136,8 @@ def read(code: str, tools: Collection[str], callers: Collection[str] = ()) -> So
         tree = parse(text)
     places = _Places(text, tree, {*tools, *reaching})
     return Source(
-        text + _last_value(tree),
+        # Monty counts its sources, and so do we; it does not count an empty one.
+        text + _last_value(tree) if text.strip() else "None",
         code,
         frozenset(places.together()),
         places.handed(),

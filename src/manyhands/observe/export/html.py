@@ -66,7 +66,7 @@ def document(trace: Trace) -> str:
 def _style() -> str:
     light = HtmlFormatter(style="xcode").get_style_defs(".code")  # type: ignore[no-untyped-call]
     dark = HtmlFormatter(style="github-dark").get_style_defs(".code")  # type: ignore[no-untyped-call]
-    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{SHEET}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{SHEET}"
 
 
 class _Clock:

@@ -6,7 +6,7 @@ SHEET = """\
   --accent: #8a6d00; --model: #c9a400; --work: #7ba7bc; --good: #1c7a43; --bad: #b3261e; --bad-page: #fdf1f0;
   --well: #f5f3ec;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --page: #16171a; --card: #1e2024; --ink: #e6e4de; --dim: #9a978e; --line: #33363c;
     --accent: #e0bd3a; --model: #d4b702; --work: #4e7f96; --good: #6fcf97; --bad: #ff8a80;
