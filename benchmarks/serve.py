@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 GOAL_SECONDS = 0.050
 # The provider that stamps: pieces of an answer, and seconds between them.
-_PIECES, _PAUSE = 40, 0.2
+_PIECES, _PAUSE = 40, 0.1
 _CODE = "<code>\nfinal_answer('done')\n</code>"
 
 

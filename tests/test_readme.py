@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -48,12 +49,26 @@ def test_the_extras_of_the_readme_exist(command: str) -> None:
 @pytest.mark.usefixtures("simulated_model")
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("manyhands ")])
 def test_the_manyhands_commands_of_the_readme_work(command: str) -> None:
-    words = shlex.split(command)[1:]
-    if make_parser().parse_args(words).command == "simulate":
-        return  # serves until it is stopped
+    words = shlex.split(command, comments=True)[1:]
     program = [sys.executable, "-c", "from manyhands.cli import main; raise SystemExit(main())", *words]
+    kind = make_parser().parse_args(words).command
+    if kind == "serve":
+        serve_for_a_moment([*program, "--port", "0"])
+    if kind in ("simulate", "serve", "top"):
+        return  # go on until they are stopped
     finished = subprocess.run(program, capture_output=True, text=True, timeout=100)
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def serve_for_a_moment(program: list[str]) -> None:
+    """Start a server, and stop it as soon as it serves."""
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+        assert server.stdout is not None
+        said = next(line for line in server.stdout if line.startswith("Serving "))
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+    assert "http://127.0.0.1:" in said
+    assert server.returncode == 0
 
 
 def test_every_command_of_the_readme_is_checked() -> None:

@@ -828,6 +828,21 @@ async def test_a_final_answer_and_errors_come_from_elsewhere_too() -> None:
     assert (await executor.acall("kept")).output == 1
 
 
+@LINUX
+async def test_a_process_may_be_the_other_executor() -> None:
+    executor = MontyExecutor(fallback="process", fallback_kwargs={"warm_workers": 0})
+    assert executor.imports_anything
+    executor.send_tools({"double": double})
+    await executor.acall("k = 3\ndef times(x): return x * k")
+    block = (
+        "import statistics\ndef g(n):\n    for i in range(n): yield times(double(i))\nout = list(g(3))\nout"
+    )
+    assert (await executor.acall(block)).output == [0, 6, 12]
+    assert (await executor.acall("sum(out)")).output == 18
+    assert (await executor.acall("list(g(2)), statistics.mean(out)")).output == ([0, 6], 6)
+    await executor.acleanup()
+
+
 def test_another_executor_may_be_given_itself() -> None:
     executor = MontyExecutor(["numpy"], fallback=LocalPythonExecutor(["numpy"]))
     assert "numpy" in executor.authorized_imports

@@ -11,6 +11,7 @@ from manyhands.events import Retry
 from manyhands.limits import Budget, FallbackModel, RetryingModel, RetryPolicy
 from manyhands.messages import ChatMessage, ChatMessageStreamDelta, DeltaFold, MessageRole, TokenUsage
 from manyhands.models.openai import OpenAIModel
+from manyhands.serve.events import Narrator
 from manyhands.testing import SimulatedProvider
 from tests.limits.doubles import PlayedModel, streamed
 
@@ -36,7 +37,8 @@ async def seen_by_reader(run: Run) -> list[Any]:
 
 async def test_a_run_asks_for_the_whole_reply_again() -> None:
     model = PlayedModel([BROKEN, BROKEN, whole(ANSWER)])
-    run, told = run_of(RetryingModel(model, AT_ONCE)), []
+    run = run_of(RetryingModel(model, AT_ONCE))
+    told: list[Any] = []
     run.observers.append(lambda run, event: told.append(event))
     events = await seen_by_reader(run)
     assert run.output == "Paris"
@@ -49,6 +51,9 @@ async def test_a_run_asks_for_the_whole_reply_again() -> None:
     assert fold.message().content == ANSWER
     assert run.usage == TokenUsage(10, 5)
     assert [event.attempt for event in told if isinstance(event, Retry)] == [1, 2]
+    narrator = Narrator()
+    pieces = [one["content"] for event in told for one in narrator.tell(run, event) if one["type"] == "delta"]
+    assert "".join(pieces).endswith(f"begins anew.)\n{ANSWER}")
     # Those who only watch are told in time: each broken reply is void before the next begins.
     assert [delta.restart for delta in told if isinstance(delta, ChatMessageStreamDelta)].count(True) == 2
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from manyhands.run import Run
     from manyhands.steps import MemoryStep
 
+# What clients read in the middle of a reply whose stream broke: they cannot take pieces back.
+_RESTARTED = "\n(The stream broke here; the reply begins anew.)\n"
 Described = tuple[str, dict[str, Any]]
 
 
@@ -82,6 +84,8 @@ class Narrator:
         yield from ()
 
     def _delta(self, run: Run, event: ChatMessageStreamDelta) -> Iterator[Described]:
+        if event.restart:
+            yield _piece(run, _RESTARTED, None)
         if event.content or event.reasoning_content:
             self._streaming.add(run.id)
             yield _piece(run, event.content, event.reasoning_content)

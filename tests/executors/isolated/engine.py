@@ -167,11 +167,21 @@ def _answers(engine: LocalEngine) -> bool:
 def _end(engine: LocalEngine) -> None:
     engine.server.send_signal(signal.SIGKILL)
     engine.server.wait()
-    for root, folders, _ in os.walk("/sys/fs/cgroup", topdown=False):
-        for name in folders:
-            if engine._cgroup in f"{root}/{name}":
-                with contextlib.suppress(OSError):
-                    os.rmdir(f"{root}/{name}")
+    deadline = time.monotonic() + 10
+    while _remove_groups(engine._cgroup) and time.monotonic() < deadline:
+        time.sleep(0.02)  # what is in them is about to end
+
+
+def _remove_groups(name: str) -> bool:
+    """Remove control groups of that name; return whether there are some left."""
+    left = False
+    for top in Path("/sys/fs/cgroup").glob(f"**{name}"):
+        for folder, _, _ in os.walk(top, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                left = True
+    return left
 
 
 def _last_line(log: Path) -> str:

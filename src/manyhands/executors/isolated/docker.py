@@ -253,6 +253,10 @@ class ContainerChannel:
 
     async def diagnose(self) -> str:
         """Say why the container ended."""
+        starved = f"it ran out of memory (limit {self._wall.memory_mb} MB)"
+        if self._name in self._engine.starved:
+            self._engine.starved.discard(self._name)
+            return starved
         if self._removing is not None:
             return "it was ended"
         try:
@@ -260,7 +264,7 @@ class ContainerChannel:
         except EngineError as error:
             return f"its container is out of reach: {error.message}"
         if out_of_memory or status == EXIT_OUT_OF_MEMORY:
-            return f"it ran out of memory (limit {self._wall.memory_mb} MB)"
+            return starved
         said = self._attachment.errors.decode(errors="replace").strip()
         if status in (126, 127) and not self._was_heard:
             return self._wall.no_python()

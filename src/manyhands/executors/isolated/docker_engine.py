@@ -81,6 +81,9 @@ class Engine:
         # Containers that are there, or may be, and the connections to them.
         self._live: dict[str, Attachment | None] = {}
         self._closed = False
+        self._watching: asyncio.Task[None] | None = None
+        #: Containers in which memory ran out.
+        self.starved: set[str] = set()
 
     # Opening and closing.
 
@@ -121,6 +124,9 @@ class Engine:
         """Remove the containers that are left, and close all connections."""
         for name in [*self._live]:
             self.later(functools.partial(self.remove, name))
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING):
                 while self._closers:
@@ -196,7 +202,13 @@ class Engine:
             raise self.unreachable(error) from error
 
     async def follow(
-        self, method: str, path: str, data: bytes | None = None, **parameters: str
+        self,
+        method: str,
+        path: str,
+        data: bytes | None = None,
+        *,
+        silence: float | None = _SILENCE,
+        **parameters: str,
     ) -> AsyncGenerator[dict[str, Any]]:
         """Send a request that the engine answers bit by bit; yield what it says.
 
@@ -204,6 +216,7 @@ class Engine:
             method: Of HTTP.
             path: What to ask, without the version of the API.
             data: A tar file to send.
+            silence: Seconds for which it may say nothing; ``None`` for ever.
             **parameters: Of the query.
 
         Raises:
@@ -218,7 +231,7 @@ class Engine:
                 params=parameters,
                 data=data,
                 headers={"Content-Type": "application/x-tar"} if data else None,
-                timeout=aiohttp.ClientTimeout(total=None, sock_read=_SILENCE),
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=silence),
             ) as response:
                 if response.status >= 400:
                     raise EngineError(_reason(await response.read()), status=response.status)
@@ -285,6 +298,8 @@ class Engine:
         Raises:
             EngineError: The engine cannot, and says why.
         """
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch_memory())
         self._live[name] = None
         making = asyncio.create_task(self.ask("POST", "/containers/create", body=dict(options), name=name))
         try:
@@ -295,6 +310,16 @@ class Engine:
             self.later(lambda: self._discard(name, making))
             raise
         return attachment
+
+    async def _watch_memory(self) -> None:
+        """End containers in which memory ran out: the kernel ended a process, for which others may wait."""
+        filters = json.dumps({"type": ["container"], "event": ["oom"]})
+        with contextlib.suppress(EngineError):
+            async for event in self.follow("GET", "/events", silence=None, filters=filters):
+                name = event["Actor"]["Attributes"].get("name", "")
+                if name in self._live:
+                    self.starved.add(name)
+                    self.later(functools.partial(self.remove, name))
 
     async def _discard(self, name: str, making: asyncio.Task[Any]) -> None:
         # The engine may be making it still: it can be removed once it is there.

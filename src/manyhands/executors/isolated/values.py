@@ -38,6 +38,7 @@ _SMALL = 2**63
 _MAX_FIELDS = 500
 
 _PLAIN = frozenset({str, float, bool, type(None)})
+_ATOMS = _PLAIN | {int}
 
 
 class CannotCross(TypeError):
@@ -71,14 +72,17 @@ class Codec:
     Args:
         way: What values do that are encoded here: ``leave`` or ``enter`` the sandbox.
         lacking: Where values arrive that are decoded here: ``the sandbox`` or ``this computer``.
+        max_items: Most values inside one value.
     """
 
-    def __init__(self, way: str = "leave", lacking: str = "this computer") -> None:
+    def __init__(
+        self, way: str = "leave", lacking: str = "this computer", max_items: int = MAX_ITEMS
+    ) -> None:
         self._way = way
         self._lacking = lacking
         # Classes of this side whose objects the other side has seen, by name.
         self._own: dict[str, type] = {}
-        self._left = 0
+        self._max_items = self._left = max_items
         self._above: set[int] = set()
 
     # --- Encoding -----------------------------------------------------------------------------
@@ -91,7 +95,7 @@ class Codec:
         """
         # Each value has a count of its own: several threads may encode at once.
         fresh = Codec.__new__(Codec)
-        fresh.__dict__.update(self.__dict__, _left=MAX_ITEMS, _above=set())
+        fresh.__dict__.update(self.__dict__, _left=self._max_items, _above=set())
         return fresh._encoded(value, 0)
 
     def _encoded(self, value: Any, depth: int) -> Any:
@@ -102,7 +106,9 @@ class Codec:
             return value if -_SMALL < value < _SMALL else {"int": hex(value)}
         self._left -= 1
         if self._left < 0:
-            raise CannotCross(f"a value of more than {MAX_ITEMS:,} parts cannot {self._way} the sandbox")
+            raise CannotCross(
+                f"a value of more than {self._max_items:,} parts cannot {self._way} the sandbox"
+            )
         if depth > MAX_DEPTH:
             raise CannotCross(f"a value nested deeper than {MAX_DEPTH} levels cannot {self._way} the sandbox")
         encoder = _ENCODERS.get(kind) or self._encoder_of(value)
@@ -150,8 +156,7 @@ class Codec:
 
     def _items(self, values: Any, depth: int) -> list[Any]:
         """The values of a sequence, encoded."""
-        kinds = set(map(type, values))
-        if kinds <= _PLAIN:
+        if _are_plain(values):
             self._left -= len(values) // 16
             return list(values)
         encoded = []
@@ -237,7 +242,8 @@ class Codec:
         if depth > MAX_DEPTH + 2:
             raise MalformedValue("A value is nested too deeply.")
         if kind is list:
-            return [self._decoded(item, depth + 1) for item in value]
+            plain = _ATOMS.issuperset(map(type, value))
+            return value if plain else [self._decoded(item, depth + 1) for item in value]
         if kind is not dict or len(value) != 1:
             raise MalformedValue("A value is neither plain nor of a kind.")
         tag, content = next(iter(value.items()))
@@ -249,7 +255,7 @@ class Codec:
     def _many(self, content: Any, depth: int) -> list[Any]:
         if type(content) is not list:
             raise MalformedValue("A container holds no list.")
-        return [self._decoded(item, depth) for item in content]
+        return self._decoded(content, depth)  # type: ignore[no-any-return]
 
     def _pairs(self, content: Any, depth: int) -> dict[Any, Any]:
         return {self._decoded(key, depth): self._decoded(item, depth) for key, item in content}
@@ -297,6 +303,15 @@ class Codec:
     def _make_error(self, content: Any, depth: int) -> Any:
         name, base, arguments = content
         return error_like(name, base, self._many(arguments, depth))
+
+
+def _are_plain(values: Any) -> bool:
+    """Whether all of a sequence are their own JSON."""
+    kinds = set(map(type, values))
+    if int not in kinds or not kinds <= _ATOMS:
+        return kinds <= _PLAIN
+    numbers = [value for value in values if type(value) is int]
+    return -_SMALL < min(numbers) and max(numbers) < _SMALL
 
 
 # --- Names and classes ---------------------------------------------------------------------------
