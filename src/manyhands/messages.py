@@ -135,6 +135,8 @@ class ChatMessage:
             encrypted reasoning, ids of sounds. Each provider picks out what is its own.
     """
 
+    # (encoder, bytes): kept by whoever encodes the message; any other assignment drops it.
+    _encoded: tuple[Any, Any] | None = field(default=None, init=False, repr=False, compare=False)
     role: MessageRole | str
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[ChatMessageToolCall] | None = None
@@ -143,17 +145,15 @@ class ChatMessage:
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     provider_items: list[dict[str, Any]] | None = field(default=None, repr=False)
-    # (encoder, bytes): kept by whoever encodes the message; any other assignment drops it.
-    _encoded: tuple[Any, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.tool_calls:
             self.tool_calls = [ChatMessageToolCall.from_any(call) for call in self.tool_calls]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-        if name != "_encoded":
-            object.__setattr__(self, "_encoded", None)
+    def __setattr__(self, name: str, value: Any, _set: Any = object.__setattr__) -> None:
+        _set(self, name, value)
+        if self._encoded is not None and name != "_encoded":
+            _set(self, "_encoded", None)
 
     @property
     def text(self) -> str:

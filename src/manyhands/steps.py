@@ -158,7 +158,7 @@ class MemoryStep:
         global _edits
         _set(self, name, value)
         try:
-            if name == "_messages" or self._messages is None:
+            if self._messages is None or name == "_messages":
                 return
         except AttributeError:  # a copy in the making
             return

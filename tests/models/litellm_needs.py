@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,13 @@ _MAY_BLOCK = {
     "litellm/router.py": {"acompletion", "_acompletion"},
     "litellm/litellm_core_utils/streaming_handler.py": {"__anext__"},
 }
+
+
+def sweep() -> None:
+    """Let what litellm has left be found now, and not in the middle of a test of something else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from manyhands.models.base import choose_model
 from manyhands.models.cleaning import REMOVE_PARAMETER
 from manyhands.models.openai import OpenAIModel
 from manyhands.testing import SimulatedProvider
-from tests.models.litellm_needs import only_litellm_blocks_the_loop
+from tests.models.litellm_needs import only_litellm_blocks_the_loop, sweep
 from tests.models.sdk_wires import SDK_WIRES
 from tests.models.servers import STREAM, RawServer, answering, chunk, http
 from tests.models.test_wire import PNG
@@ -103,9 +103,22 @@ def no_look_ups_in_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def sweep_behind_litellm() -> Iterator[None]:
+    yield
+    sweep()
+
+
+_before = ""  # the library of the test before
+
+
 @pytest.fixture(params=EVERY)
 def wire(request: pytest.FixtureRequest) -> Wire:
+    global _before
     found: Wire = request.param
+    if _before == "litellm" != found.library:
+        sweep()
+    _before = found.library
     if found.library and importlib.util.find_spec(found.library) is None:
         pytest.skip(f"{found.library} is not installed: see `make test` and `make test-sdk`")
     return found

@@ -189,7 +189,9 @@ def test_uvloop_is_as_good_as_asyncio() -> None:
 
 
 QUIET = """
-import asyncio, gc, sys
+import asyncio, gc, logging, sys
+# How long things take on a busy computer is not asked here.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
 from manyhands.messages import MessageRole, message
 from manyhands.models.openai import OpenAIModel
 assert "aiohttp" not in sys.modules

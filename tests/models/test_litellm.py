@@ -35,7 +35,7 @@ from manyhands.models.litellm import LiteLLMModel
 from manyhands.models.openai import OpenAIModel
 from manyhands.testing import SimulatedProvider
 from manyhands.testing.simulated import Call, Reply
-from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop
+from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,12 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 def nothing_blocks_the_loop() -> Iterator[None]:
     with only_litellm_blocks_the_loop():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sweep_behind_litellm() -> Iterator[None]:
+    yield
+    sweep()
 
 
 @pytest.fixture(autouse=True)

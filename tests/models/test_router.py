@@ -13,7 +13,7 @@ from manyhands.errors import CallerError, MissingExtraError, RateLimitError
 from manyhands.messages import MessageRole, message
 from manyhands.models.router import LiteLLMRouterModel
 from manyhands.testing import SimulatedProvider
-from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop
+from tests.models.litellm_needs import WARNINGS, only_litellm_blocks_the_loop, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,12 @@ QUICK = {"num_retries": 1, "retry_after": 0, "allowed_fails": 0, "cooldown_time"
 def nothing_blocks_the_loop() -> Iterator[None]:
     with only_litellm_blocks_the_loop():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sweep_behind_litellm() -> Iterator[None]:
+    yield
+    sweep()
 
 
 @pytest.fixture(autouse=True)

@@ -93,10 +93,10 @@ class CodeActing:
 
     async def act(self, run: Run, step: ActionStep) -> ActionOutput:
         """Ask for code and run it."""
-        step.model_input_messages = run.memory.shown()
+        step.model_input_messages = shown = run.memory.shown()
         reply = await ask_model(
             run,
-            run.memory.messages(),
+            list(shown),
             stop_sequences=self._stop,
             response_format=CODE_RESPONSE_FORMAT if self._structured else None,
         )

@@ -52,10 +52,10 @@ class ToolActing:
 
     async def act(self, run: Run, step: ActionStep) -> ActionOutput:
         """Ask for calls and make them."""
-        step.model_input_messages = run.memory.shown()
+        step.model_input_messages = shown = run.memory.shown()
         tools = run.agent.callables
         reply = await ask_model(
-            run, run.memory.messages(), stop_sequences=_STOP, tools_to_call_from=list(tools.values())
+            run, list(shown), stop_sequences=_STOP, tools_to_call_from=list(tools.values())
         )
         step.model_output_message = reply
         step.model_output = reply.text

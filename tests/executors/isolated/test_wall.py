@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from .conftest import MakeExecutor
 
+from .test_agents import descendants, until
+
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="walls of processes need Linux")
 SECRET = "manyhands-secret-" + "5d41402a"
 
@@ -173,6 +175,28 @@ async def test_landlock_stands_in_where_there_are_no_namespaces(tmp_path: Path) 
     assert await asyncio.to_thread(os.path.isdir, where)
     await executor.acleanup()
     assert not await asyncio.to_thread(os.path.exists, where)
+
+
+@linux
+@pytest.mark.parametrize("namespaces", [True, False])
+async def test_what_the_code_starts_ends_with_its_guest(namespaces: bool) -> None:
+    executor = ProcessExecutor(namespaces=namespaces, warm_workers=0)
+    source = (
+        "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session={})\nimport os\nos.getpid()"
+    )
+    for own_session in (True, False):
+        await executor.acall(source.format(own_session))
+        below = await asyncio.to_thread(descendants, os.getpid())
+        assert len(below) >= 3
+        with pytest.raises(InterpreterError, match="status 4" if own_session else "was killed"):
+            await executor.acall(
+                "os._exit(4)" if own_session else "os.kill(os.getpid(), 9)\nos.kill(0, 9)\nos.abort()"
+            )
+        assert await asyncio.to_thread(until, lambda gone=below: not gone & descendants(os.getpid()))
+    await executor.acall(source.format(True))
+    below = await asyncio.to_thread(descendants, os.getpid())
+    await executor.acleanup()
+    assert await asyncio.to_thread(until, lambda: not below & descendants(os.getpid()))
 
 
 @linux

@@ -49,10 +49,14 @@ def confine(plan: dict[str, Any]) -> dict[str, Any]:
     is_root = hasattr(os, "getuid") and os.getuid() == 0
     if wanted:
         _stage(facts, "namespaces", lambda: _unshare(plan, is_root))
-    if hasattr(os, "fork"):
-        child = os.fork()
-        if child:
-            _supervise(child, plan)
+    if _IS_LINUX:
+        with suppress(OSError):
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if child:
+        _supervise(child, plan)
+    if facts.get("namespaces"):
+        os.setsid()  # what it signals to its group must not reach the supervisor
     if facts.get("namespaces"):
         _stage(facts, "files", lambda: _own_root(plan))
         _stage(facts, "user", lambda: _give_up_rights(is_root))
@@ -244,26 +248,37 @@ def _supervise(child: int, plan: dict[str, Any]) -> None:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     poller = select.poll()
     poller.register(0, 0)  # only its end is of interest: what comes is for the guest
     poller.register(woken, select.POLLIN)
     status = _ended(child)
     while status is None:
         events = dict(poller.poll(_LOOK_SECONDS * 1000))
-        if woken in events:
-            os.read(woken, 100)
+        told = woken in events and signal.SIGTERM in os.read(woken, 100)
         status = _ended(child)
         exceeds = not events and _takes_more(child, plan["memory_mb"])
-        if status is None and (0 in events or exceeds):
+        if status is None and (0 in events or told or exceeds):
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             status = EXIT_OUT_OF_MEMORY << 8 if exceeds else status
+    _end_family()
     if os.path.isdir(plan["work"]):
         import shutil
 
         shutil.rmtree(plan["work"], ignore_errors=True)
     _end_as(status)
+
+
+def _end_family() -> None:
+    """End what the guest has started and left behind: with a process namespace, nothing is left."""
+    while _IS_LINUX and (left := _family(os.getpid())[1:]):
+        for pid in left:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(-1, 0)
 
 
 def _takes_more(guest: int, megabytes: int | None) -> bool:

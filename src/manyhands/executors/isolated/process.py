@@ -51,6 +51,8 @@ exec(code, names)
 names["boot"](take())
 """
 _CHUNK = 1 << 16
+#: How long a supervisor may take to end its guest.
+_SUPERVISOR_SECONDS = 3.0
 
 
 class ProcessWall:
@@ -235,8 +237,7 @@ class _Launch:
 
     def _destroy(self, process: subprocess.Popen[bytes]) -> None:
         """End the process and remove what belongs to it; on a thread."""
-        _kill(process)
-        process.wait()
+        _end(process)
         self.clear()
 
     def clear(self) -> None:
@@ -246,13 +247,16 @@ class _Launch:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its group."""
-    if process.poll() is None:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the guest through its supervisor, or with it, and wait until both are gone."""
+    process.terminate()
+    try:
+        process.wait(_SUPERVISOR_SECONDS)
+    except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            process.kill()
+        process.kill()
+        process.wait()
 
 
 class ProcessChannel:
@@ -304,7 +308,7 @@ class ProcessChannel:
         if self._killed:
             return
         self._killed = True
-        _kill(self._process)
+        self._process.terminate()
         self._writer.close()
         try:
             await call_in_thread(self._finish, label="sandbox")
@@ -314,7 +318,7 @@ class ProcessChannel:
             await self._writer.wait_closed()
 
     def _finish(self) -> None:
-        self._process.wait()
+        _end(self._process)
         self._reason = self._reason or self._told()
         self._launch.clear()
 

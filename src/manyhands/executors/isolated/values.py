@@ -311,7 +311,7 @@ def _are_plain(values: Any) -> bool:
     if int not in kinds or not kinds <= _ATOMS:
         return kinds <= _PLAIN
     numbers = [value for value in values if type(value) is int]
-    return -_SMALL < min(numbers) and max(numbers) < _SMALL
+    return min(numbers) > -_SMALL and max(numbers) < _SMALL
 
 
 # --- Names and classes ---------------------------------------------------------------------------

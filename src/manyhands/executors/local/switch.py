@@ -365,8 +365,7 @@ async def drive(strand: Strand) -> Any:
         raise
     finally:
         step.leave(strand)
-        task = asyncio.current_task()
-        if strand.interrupted and task is not None:
+        if strand.interrupted and (task := asyncio.current_task()) is not None:
             task.uncancel()  # what it waited for kept the cancellation to itself
 
 
