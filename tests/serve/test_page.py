@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from manyhands import CodeAgent, tool
+from manyhands import ChatMessage, CodeAgent, tool
+from manyhands.limits import RetryingModel, RetryPolicy
 from manyhands.serve import Token
 from manyhands.testing import FunctionModel, ScriptedModel
 from tests.agents.replies import code
+from tests.limits.doubles import PlayedModel
 from tests.serve.browser import browsing, started
 from tests.serve.serving import Gate, echo, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from manyhands import ChatMessage
 
 # One browser serves all tests, each with a profile of its own.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -268,3 +268,15 @@ async def test_it_says_when_the_server_is_gone(browser: Any) -> None:
         client.app.state.service.store.drained.set()
         await page.wait_for_selector("#pulse >> text=cannot be reached")
         await page.context.set_offline(False)
+
+
+async def test_a_reply_that_breaks_off_is_replaced_by_the_next(browser: Any) -> None:
+    model = RetryingModel(
+        PlayedModel(["<code>\nfinal_answer('wr!", ChatMessage("assistant", code("final_answer('right')"))]),
+        RetryPolicy(attempts=2, first_delay=0),
+    )
+    agent = CodeAgent([], model, stream_outputs=True)
+    async with served(agent) as client, browsing(browser, client.url) as page:
+        await begin(page, "break")
+        await page.wait_for_selector(".answer >> text=right")
+        assert "wr" not in await page.inner_text(".step")

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from manyhands.run import Run
     from manyhands.steps import MemoryStep
 
-# What clients read in the middle of a reply whose stream broke: they cannot take pieces back.
-_RESTARTED = "\n(The stream broke here; the reply begins anew.)\n"
 Described = tuple[str, dict[str, Any]]
 
 
@@ -85,7 +83,7 @@ class Narrator:
 
     def _delta(self, run: Run, event: ChatMessageStreamDelta) -> Iterator[Described]:
         if event.restart:
-            yield _piece(run, _RESTARTED, None)
+            yield "delta", {"step": run.step_number, "restart": True}
         if event.content or event.reasoning_content:
             self._streaming.add(run.id)
             yield _piece(run, event.content, event.reasoning_content)

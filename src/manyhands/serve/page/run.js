@@ -198,12 +198,22 @@ export class RunView {
   /** Add a piece of the model's reply; what comes within one frame is drawn at once. */
   delta(event, track) {
     const step = track.place(event.step);
+    if (event.restart) this.forget(step);
     for (const [field, kind] of [["reasoning", "thinking"], ["content", "say"]]) {
       if (!event[field]) continue;
       step[kind] ??= step.element.appendChild(make("p", { class: `${kind} typing` }));
       this.pieces.set(step[kind], (this.pieces.get(step[kind]) ?? "") + event[field]);
     }
     this.drawing ??= requestAnimationFrame(() => this.drawPieces());
+  }
+
+  /** The stream broke: the reply begins anew. */
+  forget(step) {
+    for (const kind of ["say", "thinking"]) {
+      this.pieces.delete(step[kind]);
+      step[kind]?.remove();
+      step[kind] = null;
+    }
   }
 
   drawPieces() {
@@ -318,7 +328,6 @@ const TAKERS = {
   approval_end(event) { this.requests.get(event.id)?.close(event); },
   wait(event, track) { this.wait(event, track); },
   retry(event, track) { this.note(`Asks again (${event.for}, attempt ${event.attempt}): ${event.error?.message ?? ""}`, "", track); },
-  void(event, track) { this.note("The reply broke off, and is asked for again.", "", track); },
   paused(event, track) { this.note("Paused: it goes on when it is resumed.", "", track); },
   resumed(event, track) { this.note("Goes on.", "", track); },
   injected(event, track) { this.note(`You said: ${event.text}`, "", track); },
