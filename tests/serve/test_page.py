@@ -75,7 +75,8 @@ def deleter() -> CodeAgent:
 
 
 async def begin(page: Any, task: str) -> None:
-    """Write a task and start it."""
+    """Write a task and start it, once the page has its agents."""
+    await page.wait_for_selector("#pulse >> text=at work")
     await page.fill("#task", task)
     await page.keyboard.press("Control+Enter")
 
@@ -173,6 +174,21 @@ async def test_a_run_is_told_something_paused_resumed_and_cancelled(browser: Any
         assert await page.locator(".head button:visible").count() == 0
 
 
+async def test_the_limits_of_a_run_are_changed(browser: Any) -> None:
+    gate = Gate()
+    async with served(gate.agent()) as client, browsing(browser, client.url) as page:
+        await begin(page, "wait")
+        await gate.until(1)
+        await page.wait_for_selector("text=Limits (l)")
+        await page.keyboard.press("l")
+        await page.keyboard.type("7")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(".note:has-text('max_steps=7')")
+        gate.open()
+        await page.wait_for_selector(".answer")
+        await page.wait_for_selector("text=Limits (l)", state="hidden")
+
+
 async def test_a_thousand_runs_are_a_list_that_keys_walk_through(browser: Any) -> None:
     async with served(echo(), max_runs=200) as client:
         for first in range(0, 1000, 100):
@@ -240,10 +256,11 @@ async def test_dark_and_light_follow_the_system_until_the_user_chooses(browser: 
         dark = await page.evaluate(ground)
         await page.emulate_media(color_scheme="light")
         await page.wait_for_function(f"{ground} !== '{dark}'")
+        await page.wait_for_selector("#pulse >> text=at work")
         await page.keyboard.press("t")
         assert await page.evaluate(ground) == dark
         await page.reload()
-        assert await page.evaluate(ground) == dark
+        await page.wait_for_function(f"{ground} === '{dark}'")
 
 
 async def test_every_control_has_a_name_and_the_keyboard_reaches_it(browser: Any) -> None:

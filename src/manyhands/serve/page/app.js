@@ -98,20 +98,16 @@ function showView(name) {
 
 const toggleView = () => showView(byId("fleet-view").hidden ? "fleet" : "runs");
 
-function dress(theme) {
-  document.documentElement.dataset.theme = theme;
-}
-
+/** Dark or light by choice; without one it is as the system has it. */
 function changeTheme() {
-  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  dress(theme);
-  localStorage.setItem(THEME, theme);
+  const root = document.documentElement.dataset;
+  const dark = (root.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  root.theme = dark ? "light" : "dark";
+  localStorage.setItem(THEME, root.theme);
 }
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const preferred = () => localStorage.getItem(THEME) ?? (dark.matches ? "dark" : "light");
-dark.addEventListener("change", () => dress(preferred()));
-dress(preferred());
+const chosenTheme = localStorage.getItem(THEME);
+if (chosenTheme) document.documentElement.dataset.theme = chosenTheme;
 
 // --- Keys -------------------------------------------------------------------------------------
 
@@ -127,6 +123,7 @@ const KEYS = {
   d: () => focus(view?.waiting?.reason),
   c: () => view?.waiting?.change?.(),
   i: () => focus(view?.words),
+  l: () => view?.limitsButton?.hidden === false && view.openLimits(),
   p: () => view?.pause(),
   x: () => view?.cancel(),
   f: toggleView,

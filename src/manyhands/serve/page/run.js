@@ -108,9 +108,11 @@ export class RunView {
     this.cancelButton = make("button", { type: "button", onclick: () => this.cancel() }, "Cancel (x)");
     this.words = make("input", { type: "text", placeholder: "Tell the run something; it reads it at its next step (i)", "aria-label": "Tell the run something" });
     this.tellForm = make("form", { class: "tell", onsubmit: (event) => this.tell(event) }, this.words, make("button", {}, "Tell"));
+    this.limitsForm = this.makeLimits();
+    this.limitsButton = make("button", { type: "button", "aria-expanded": "false", onclick: () => this.openLimits() }, "Limits (l)");
     this.offline = make("p", { class: "problem", hidden: true }, "The connection is gone; trying again …");
-    const buttons = make("div", { class: "buttons" }, this.pauseButton, this.cancelButton);
-    const head = make("div", { class: "head" }, make("p", { class: "task" }, this.run.task), make("div", { class: "line" }, this.state, this.about, buttons), this.tellForm, this.offline);
+    const buttons = make("div", { class: "buttons" }, this.limitsButton, this.pauseButton, this.cancelButton);
+    const head = make("div", { class: "head" }, make("p", { class: "task" }, this.run.task), make("div", { class: "line" }, this.state, this.about, buttons), this.limitsForm, this.tellForm, this.offline);
     this.body = make("div", { class: "body" });
     this.element.replaceChildren(head, this.body);
     this.element.scrollTop = 0;
@@ -127,7 +129,8 @@ export class RunView {
     const ended = run.ended_at !== null;
     const seconds = (run.ended_at ?? Date.now() / 1000) - (run.started_at ?? run.created_at);
     this.about.textContent = [run.agent, run.tenant, duration(Math.max(0, seconds)), tokens(run.token_usage), run.id.slice(0, 8)].filter(Boolean).join(" · ");
-    this.pauseButton.hidden = this.cancelButton.hidden = this.tellForm.hidden = ended;
+    for (const one of [this.pauseButton, this.cancelButton, this.limitsButton, this.tellForm]) one.hidden = ended;
+    if (ended) this.limitsForm.hidden = true;
     this.pauseButton.textContent = run.status === "paused" ? "Resume (p)" : "Pause (p)";
   }
 
@@ -147,6 +150,32 @@ export class RunView {
   pause() {
     if (this.run?.status === "paused") return this.act("resume", undefined, "It goes on.");
     return this.act("pause", undefined, "It pauses before its next step.");
+  }
+
+  makeLimits() {
+    const field = (name, text, most) => make("label", {}, `${text} `, make("input", { type: "number", name, min: "1", max: most }));
+    return make(
+      "form",
+      { class: "limits line", hidden: true, onsubmit: (event) => this.setLimits(event) },
+      field("max_steps", "Most steps", "10000"),
+      field("timeout", "Most seconds since its start", "86400"),
+      make("button", {}, "Set"),
+    );
+  }
+
+  openLimits() {
+    this.limitsForm.hidden = !this.limitsForm.hidden;
+    this.limitsButton.setAttribute("aria-expanded", String(!this.limitsForm.hidden));
+    if (!this.limitsForm.hidden) this.limitsForm.elements[0].focus();
+  }
+
+  async setLimits(event) {
+    event.preventDefault();
+    const given = [...new FormData(this.limitsForm)].filter(([, value]) => value !== "");
+    if (!given.length) return;
+    const limits = Object.fromEntries(given.map(([name, value]) => [name, Number(value)]));
+    this.openLimits();
+    await this.act("limits", limits, "The limits are changed.");
   }
 
   async tell(event) {
