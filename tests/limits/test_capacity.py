@@ -525,9 +525,9 @@ async def test_a_thousand_waiting_tasks_use_no_cpu() -> None:
     await limiter.acquire()
     waiters = [asyncio.create_task(limiter.acquire()) for _ in range(1000)]
     await settled()
-    before = time.process_time()
+    before = time.thread_time()
     await asyncio.sleep(0.3)
-    assert time.process_time() - before < 0.05
+    assert time.thread_time() - before < 0.05
     for waiter in waiters:
         waiter.cancel()
     await asyncio.gather(*waiters, return_exceptions=True)
