@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", help="file to write the figures to")
     options = parser.parse_args()
-    report, rounds = Report(), 7 if options.quick else 25
+    report, rounds = Report(), 15 if options.quick else 25
     with _server.server() as url:
         for way, kind in itertools.product(WAYS, _sides.KINDS):
             asyncio.run(cost(report, url, kind, 200, rounds, way))

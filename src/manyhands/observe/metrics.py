@@ -13,11 +13,10 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeter, Observation
-from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from manyhands.errors import RateLimitError
+from manyhands.observe.series import Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +34,8 @@ _LAGS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
 _MOST_NAMES = 100
 _OTHER = "_OTHER"
 _TICK = 0.5
-_MOST_NOTED = 256
-# The context that values are recorded in: no span is current there, so none is kept as an example.
-_NOWHERE = set_span_in_context(INVALID_SPAN, Context())
+_MOST_NOTED = 1_000
+_MOST_SERIES = 10_000
 
 
 class _Names:
@@ -53,6 +51,15 @@ class _Names:
             return _OTHER
         self._seen.add(name)
         return name
+
+
+def _taken(noted: deque[Any]) -> Iterator[Any]:
+    """Take out one after the other; other threads may do so too."""
+    while noted:
+        try:
+            yield noted.popleft()
+        except IndexError:
+            return
 
 
 class Metrics:
@@ -72,7 +79,10 @@ class Metrics:
         self._retries: Counter[tuple[str, str]] = Counter()
         self._refusals: Counter[str] = Counter()
         self._lags = _Lags(self)
+        # What has happened and is not recorded yet: histogram, value, attributes.
         self._noted: deque[tuple[Any, float, dict[str, Any]]] = deque()
+        self._stepped: deque[str] = deque()
+        self._series: dict[tuple[Any, ...], Series] = {}
         self._wanted = not isinstance(meter, NoOpMeter)
         self._durations(meter)
         self._counts(meter)
@@ -102,10 +112,7 @@ class Metrics:
     def _counts(self, meter: Meter) -> None:
         meter.create_observable_up_down_counter(
             "manyhands.runs.active",
-            [
-                self._record_first,
-                self._reader(self._runs, lambda agent: {"gen_ai.agent.name": agent}),
-            ],
+            [self._reader(self._runs, lambda agent: {"gen_ai.agent.name": agent})],
             "{run}",
             "Runs in flight.",
         )
@@ -138,6 +145,7 @@ class Metrics:
         self, counter: Counter[Any], attributes: Callable[[Any], dict[str, str]]
     ) -> Callable[[CallbackOptions], Iterator[Observation]]:
         def read(_: CallbackOptions) -> Iterator[Observation]:
+            self._record_all()
             with self._lock:
                 found = list(counter.items())
             for key, value in found:
@@ -147,46 +155,59 @@ class Metrics:
 
     # --- Later --------------------------------------------------------------------------------------
 
-    def _note(self, histogram: Any, value: float, attributes: dict[str, Any]) -> None:
-        # Many at once cost less than half of what one now and then does.
-        if self._wanted:
-            self._noted.append((histogram, value, attributes))
-            if len(self._noted) >= _MOST_NOTED:
-                self._record_all()
+    def _note(self, *noted: tuple[Any, float, dict[str, Any]]) -> None:
+        # Many at once cost a fraction of what one now and then does.
+        self._noted.extend(noted)
+        if len(self._noted) >= _MOST_NOTED:
+            self._record_all()
 
     def _record_all(self) -> None:
-        while self._noted:
-            try:
-                histogram, value, attributes = self._noted.popleft()
-            except IndexError:  # another thread was faster
-                return
-            histogram.record(value, attributes, _NOWHERE)
+        with self._lock:
+            self._steps.update(map(self._agents, _taken(self._stepped)))
+        found: dict[tuple[int, int], tuple[Any, dict[str, Any], list[float]]] = {}
+        for histogram, value, attributes in _taken(self._noted):
+            same = found.get((id(histogram), id(attributes)))
+            if same is None:
+                found[id(histogram), id(attributes)] = histogram, attributes, [value]
+            else:
+                same[2].append(value)
+        for histogram, attributes, values in found.values():
+            self._series_of(histogram, attributes).record(values)
 
-    def _record_first(self, _: CallbackOptions) -> Iterator[Observation]:
-        self._record_all()
-        return iter(())
+    def _series_of(self, histogram: Any, attributes: dict[str, Any]) -> Series:
+        key = (histogram, *attributes.items())
+        series = self._series.get(key)
+        if series is None:
+            if len(self._series) >= _MOST_SERIES:
+                self._series.clear()
+            series = self._series[key] = Series(histogram, attributes)
+        return series
 
     # --- What happens ------------------------------------------------------------------------------
 
     def run_began(self, agent: str) -> None:
         """Count a run in."""
+        if not self._wanted:
+            return
         with self._lock:
             self._runs[self._agents(agent)] += 1
         self._lags.enter()
 
     def run_ended(self, agent: str, seconds: float, error: str) -> None:
         """Count a run out."""
+        if not self._wanted:
+            return
         agent = self._agents(agent)
         with self._lock:
             self._runs[agent] -= 1
         self._lags.leave()
         told = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": agent}
-        self._note(self._operations, seconds, {**told, "error.type": error} if error else told)
+        self._note((self._operations, seconds, {**told, "error.type": error} if error else told))
 
     def step(self, agent: str) -> None:
         """Count a step."""
-        with self._lock:
-            self._steps[self._agents(agent)] += 1
+        if self._wanted:
+            self._stepped.append(agent)
 
     def asked(
         self,
@@ -197,23 +218,30 @@ class Metrics:
         error: str,
     ) -> None:
         """Count a question to a model."""
-        self._note(
-            self._operations, seconds, {**model.metric, "error.type": error} if error else model.metric
-        )
-        if first is not None:
-            self._note(self._first_chunks, first, model.metric)
+        if not self._wanted:
+            return
+        took = (self._operations, seconds, {**model.metric, "error.type": error} if error else model.metric)
         if usage is not None:
-            self._note(self._usage, usage.input_tokens, model.metric_input)
-            self._note(self._usage, usage.output_tokens, model.metric_output)
+            self._noted.extend(
+                (
+                    (self._usage, usage.input_tokens, model.metric_input),
+                    (self._usage, usage.output_tokens, model.metric_output),
+                )
+            )
+        self._note(took)
+        if first is not None:
+            self._note((self._first_chunks, first, model.metric))
 
     def called(self, agent: str, tool: str, seconds: float, error: str) -> None:
         """Count a call of a tool."""
+        if not self._wanted:
+            return
         told = self._call_attributes.get((agent, tool))
         if told is None:
             told = {"gen_ai.tool.name": self._tools(tool), "gen_ai.agent.name": self._agents(agent)}
             if len(self._call_attributes) < _MOST_NAMES**2:
                 self._call_attributes[agent, tool] = told
-        self._note(self._calls, seconds, {**told, "error.type": error} if error else told)
+        self._note((self._calls, seconds, {**told, "error.type": error} if error else told))
 
     def wait_began(self, what: str) -> None:
         """Count a wait in."""
@@ -224,7 +252,8 @@ class Metrics:
         """Count a wait out."""
         with self._lock:
             self._waits[what] -= 1
-        self._note(self._wait_times, seconds, {"manyhands.wait.for": what})
+        if self._wanted:
+            self._note((self._wait_times, seconds, {"manyhands.wait.for": what}))
 
     def retried(self, what: str, error: str) -> None:
         """Count a retry."""
@@ -240,7 +269,7 @@ class Metrics:
 
     def lagged(self, seconds: float) -> None:
         """Note how late an event loop was."""
-        self._note(self._lag, seconds, {})
+        self._note((self._lag, seconds, {}))
 
 
 class _Lags:

@@ -10,36 +10,59 @@ processors of its own that only export. Everywhere else the tracer makes the spa
 
 from __future__ import annotations
 
+import functools
+import random
 import traceback
+from contextvars import ContextVar
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context as otel
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Link,
     NonRecordingSpan,
     Span,
     SpanContext,
     TraceFlags,
+    TraceState,
     get_current_span,
+    set_span_in_context,
 )
 from opentelemetry.trace.status import Status, StatusCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind, Tracer
 
-    # Name, what is around it, kind, attributes.
-    StartSpan = Callable[[str, Context, SpanKind, dict[str, Any]], Span]
+    # Name, what is around it, kind, attributes; the span may change them.
+    StartSpan = Callable[[str, otel.Context, SpanKind, dict[str, Any]], Span]
 
 try:
     from opentelemetry.attributes import BoundedAttributes
     from opentelemetry.sdk import trace as sdk
     from opentelemetry.sdk.trace import export, sampling
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 except ImportError:  # the API alone: its spans do nothing
     sdk = None  # type: ignore[assignment]
 _Readable: Any = object if sdk is None else sdk.ReadableSpan
+
+# Under which key contexts hold the current span.
+(SPAN_KEY,) = set_span_in_context(INVALID_SPAN, otel.Context())
+
+
+def _ways_around() -> tuple[Callable[[], otel.Context], Callable[[otel.Context], object]]:
+    """Return how to read the current context and how to change it: at once, where it is in a ContextVar."""
+    runtime = getattr(otel, "_RUNTIME_CONTEXT", None)
+    variable = getattr(runtime, "_current_context", None)
+    if type(runtime) is ContextVarsRuntimeContext and isinstance(variable, ContextVar):
+        return variable.get, variable.set
+    return otel.get_current, otel.attach
+
+
+current_context, enter_context = _ways_around()
 
 _NO_LIMIT = ("max_span_attribute_length", "max_attribute_length")
 
@@ -75,7 +98,7 @@ class LightSpan(Span, _Readable):  # type: ignore[misc]
     ) -> None:
         self._resource = maker.resource
         self._instrumentation_scope = maker.scope
-        self._export = maker.export
+        self._maker = maker
         self._name = name
         self._context = context
         self._parent = parent
@@ -101,7 +124,7 @@ class LightSpan(Span, _Readable):  # type: ignore[misc]
             self._end_time = end_time or time_ns()
             if self._foreign:
                 self._attributes = BoundedAttributes(128, self._attributes, immutable=True)
-            self._export(self)
+            self._maker.export(self)
 
     # --- For those who find it as the current span --------------------------------------------------
 
@@ -156,6 +179,7 @@ class LightSpan(Span, _Readable):  # type: ignore[misc]
         self.add_event("exception", {**described, **(attributes or {})}, timestamp)
 
 
+_make_tuple = tuple.__new__
 _SAMPLED = int(TraceFlags.SAMPLED)
 _RANDOM = 2  # "the id of the trace is random", in the words of the W3C
 
@@ -167,33 +191,45 @@ class LightSpans:
         tracer: The tracer.
 
     Attributes:
-        export: Takes a span that has ended.
         resource: Whose spans they are.
         scope: The library that makes them.
     """
 
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
-        self.export = tracer.span_processor.on_end
+        self._processor = tracer.span_processor
+        self._new_id = _id_maker(tracer.id_generator)
         self.resource = tracer.resource
         self.scope = tracer._instrumentation_scope
-        self._checked: object = None
-        self._usual = False
+        # The processors that were looked at, if they are the usual ones, and what takes spans for them.
+        self._usual: tuple[object, list[Callable[[Any], object]]] = (None, [])
+        self._look_at_processors()
 
-    def start(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
+    def start(self, name: str, context: otel.Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
         """Start a span inside of what is current in ``context``."""
+        around: Any = context.get(SPAN_KEY)
+        if type(around) is not LightSpan or self._processor._span_processors is not self._usual[0]:
+            return self._start_outside(name, context, kind, attributes)
+        parent = around._context
+        # As SpanContext() makes it, without the checks of what its parent has passed already.
+        ids = _make_tuple(SpanContext, (parent[0], self._new_id() or 1, False, parent[3], parent[4], True))
+        return LightSpan(self, name, ids, parent, kind, attributes)
+
+    def _start_outside(
+        self, name: str, context: otel.Context, kind: SpanKind, attributes: dict[str, Any]
+    ) -> Span:
+        """Start a span that is not inside of a light one."""
         parent = get_current_span(context).get_span_context()
-        if parent.is_remote or not self._is_usual():
+        if parent.is_remote or not self._look_at_processors():
             return self._tracer.start_span(name, context, kind, attributes)  # type: ignore[no-any-return]
         if not parent.is_valid:
             return self._first(name, context, kind, attributes)
         if not parent.trace_flags & _SAMPLED:
             return NonRecordingSpan(parent)  # the usual samplers follow the span around
-        span_id = self._tracer.id_generator.generate_span_id()
-        ids = SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
+        ids = SpanContext(parent.trace_id, self._new_id() or 1, False, parent.trace_flags, parent.trace_state)
         return LightSpan(self, name, ids, parent, kind, attributes)
 
-    def _first(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
+    def _first(self, name: str, context: otel.Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
         """Start the first span of a trace, if the sampler wants it."""
         generator = self._tracer.id_generator
         trace_id, span_id = generator.generate_trace_id(), generator.generate_span_id()
@@ -206,13 +242,37 @@ class LightSpans:
             return NonRecordingSpan(ids)
         return LightSpan(self, name, ids, None, kind, attributes)
 
-    def _is_usual(self) -> bool:
+    def _look_at_processors(self) -> bool:
         """Return whether nobody can tell the difference; processors may be added at any time."""
-        processors = self._tracer.span_processor._span_processors
-        if processors is not self._checked:
-            self._checked = processors
-            self._usual = all(type(one) in _ONLY_EXPORT for one in processors)
-        return self._usual
+        processors = self._processor._span_processors
+        usual = all(type(one) in _ONLY_EXPORT for one in processors)
+        self._usual = (processors, [_taker(one) for one in processors]) if usual else (None, [])
+        return usual
+
+    def export(self, span: LightSpan) -> None:
+        """Give a span that has ended to the processors."""
+        processors, takers = self._usual
+        if self._processor._span_processors is processors:
+            for take in takers:
+                take(span)
+        else:
+            self._processor.on_end(span)
+
+
+def _id_maker(generator: Any) -> Callable[[], int]:
+    """Return what makes the id of a span; it may be 0, once in 2^64 times."""
+    if type(generator) is RandomIdGenerator:
+        return functools.partial(random.getrandbits, 64)
+    return generator.generate_span_id  # type: ignore[no-any-return]
+
+
+def _taker(processor: Any) -> Callable[[Any], object]:
+    """Return what a processor does with a span that has ended, without asking whether it is sampled."""
+    names = getattr(getattr(type(processor).on_end, "__code__", None), "co_names", ())
+    batch = getattr(processor, "_batch_processor", None)
+    if sorted(names) == ["_batch_processor", "context", "emit", "sampled", "trace_flags"] and batch:
+        return batch.emit  # type: ignore[no-any-return]
+    return processor.on_end  # type: ignore[no-any-return]
 
 
 _ONLY_EXPORT: tuple[type, ...] = ()
@@ -228,9 +288,7 @@ def starter(tracer: Tracer) -> StartSpan:
     """
     try:
         if _is_usual_tracer(tracer):
-            light = LightSpans(tracer)
-            light._is_usual()
-            return light.start
+            return LightSpans(tracer).start
     except AttributeError:  # an SDK that looks different inside
         pass
     return tracer.start_span
@@ -240,6 +298,9 @@ def _is_usual_tracer(tracer: Any) -> bool:
     if sdk is None or type(tracer) is not sdk.Tracer or not tracer._is_enabled():
         return False
     sampler, limits = tracer.sampler, tracer._span_limits
+    ids = SpanContext(1, 2, False, TraceFlags(1), TraceState())
+    if tuple(ids) != (1, 2, False, TraceFlags(1), TraceState(), True):
+        return False
     usual = sampler is sampling.DEFAULT_ON or type(sampler) is sampling.ParentBasedTraceIdRatio
     return usual and all(getattr(limits, name) is None for name in _NO_LIMIT)
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from contextvars import ContextVar
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as otel
-from opentelemetry.trace import SpanKind, set_span_in_context
+from opentelemetry.context import Context, create_key
+from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
 from manyhands import events
@@ -26,14 +25,13 @@ from manyhands.errors import AgentExecutionError, AgentParsingError, ToolRefused
 from manyhands.messages import ChatMessageStreamDelta
 from manyhands.observe.masking import Masker
 from manyhands.observe.providers import facts_of
-from manyhands.observe.spans import set_own, starter
+from manyhands.observe.spans import SPAN_KEY, LightSpan, current_context, enter_context, set_own, starter
 from manyhands.run import CANCELLED, INTERRUPTED, MAX_STEPS, SUCCESS
 from manyhands.steps import ActionStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
     from manyhands.messages import ChatMessage
@@ -46,20 +44,31 @@ _RUN, _MODEL, _TOOL, _CODE, _WAIT = "run", "model", "tool", "code", "wait"
 _MOST_CHARS = 2_000
 # Ways to end that are nobody's error.
 _FINE = (SUCCESS, MAX_STEPS, CANCELLED, INTERRUPTED)
+# Under which key contexts hold the operation that is under way.
+_KEY = create_key("manyhands-operation")
 # What these say quotes the model.
 _QUOTING = (AgentParsingError, AgentExecutionError)
 
 
 class _Watched:
-    """A run that is traced."""
+    """A run that is traced; made late where its start was not told, because the observer came later."""
 
-    __slots__ = ("agent", "common", "conversation", "facts", "open", "root")
+    __slots__ = ("agent", "chat", "conversation", "facts", "id", "open", "root")
 
     def __init__(self, run: Run) -> None:
+        self.id = run.id
         self.agent = run.agent.name or type(run.agent).__name__
         self.facts: ModelFacts = facts_of(run.agent.model)
-        self.common = {"gen_ai.agent.name": self.agent, "manyhands.run.id": run.id}
         self.conversation = run.conversation
+        #: What every question to the model says.
+        self.chat: dict[str, Any] = {
+            **self.facts.span,
+            "gen_ai.agent.name": self.agent,
+            "manyhands.run.id": run.id,
+            "gen_ai.conversation.id": run.conversation,
+        }
+        if run.agent.stream_outputs:
+            self.chat["gen_ai.request.stream"] = True
         self.open: list[_Operation] = []
         self.root: _Operation | None = None
 
@@ -67,31 +76,16 @@ class _Watched:
 class _Operation:
     """Something under way: its span, and what was current before it."""
 
-    __slots__ = ("before", "began", "first", "kind", "of", "outer", "span", "subject")
+    __slots__ = ("before", "began", "first", "kind", "of", "span", "subject")
 
-    def __init__(
-        self,
-        of: _Watched,
-        kind: str,
-        subject: object,
-        span: Span,
-        before: Context | None,
-        outer: _Operation | None,
-    ) -> None:
+    def __init__(self, of: _Watched, kind: str, subject: object, span: Span, before: Context) -> None:
         self.of = of
         self.kind = kind
         self.subject = subject
         self.span = span
         self.before = before
-        self.outer = outer
-        self.began = perf_counter()
         self.first: float | None = None
-
-    def seconds(self) -> float:
-        return perf_counter() - self.began
-
-
-_current: ContextVar[_Operation | None] = ContextVar("manyhands_operation", default=None)
+        self.began = perf_counter()
 
 
 class Tracing:
@@ -133,10 +127,6 @@ class Tracing:
 
     # --- Operations ------------------------------------------------------------------------------
 
-    def _watched(self, run: Run) -> _Watched:
-        # A run whose start was not told, because the observer came later or nobody runs its loop.
-        return self._runs.get(run.id) or _Watched(run)
-
     def _open(
         self,
         of: _Watched,
@@ -146,31 +136,28 @@ class Tracing:
         attributes: dict[str, Any],
         span_kind: SpanKind = SpanKind.INTERNAL,
     ) -> _Operation:
-        before = otel.get_current()
+        before = current_context()
         span = self._start(name, before, span_kind, attributes)
-        operation = _Operation(of, kind, subject, span, before, _current.get())
-        otel.attach(set_span_in_context(span, before))
-        _current.set(operation)
+        operation = _Operation(of, kind, subject, span, before)
+        enter_context(Context({**before, SPAN_KEY: span, _KEY: operation}))
         of.open.append(operation)
         return operation
 
     def _ending(self, run: Run, kind: str, subject: object) -> _Operation | None:
         """Return the operation that ends, and make current again what was so before it."""
-        operation = _current.get()
+        operation: Any = current_context().get(_KEY)
         if (
             operation is not None
             and operation.kind is kind
             and operation.subject == subject
-            and operation.of.common["manyhands.run.id"] == run.id
+            and operation.of.id == run.id
         ):
-            _current.set(operation.outer)
-            if operation.before is not None:
-                otel.attach(operation.before)
+            enter_context(operation.before)
         else:
             operation = self._elsewhere(run, kind, subject)
         if operation is not None:
             operation.of.open.remove(operation)
-        return operation
+        return operation  # type: ignore[no-any-return]
 
     def _elsewhere(self, run: Run, kind: str, subject: object) -> _Operation | None:
         watched = self._runs.get(run.id)
@@ -213,7 +200,8 @@ class Tracing:
             "gen_ai.provider.name": watched.facts.metric["gen_ai.provider.name"],
             "gen_ai.request.model": watched.facts.metric["gen_ai.request.model"],
             "gen_ai.conversation.id": watched.conversation,
-            **watched.common,
+            "gen_ai.agent.name": watched.agent,
+            "manyhands.run.id": run.id,
         }
         if run.agent.description:
             attributes["gen_ai.agent.description"] = run.agent.description
@@ -240,7 +228,7 @@ class Tracing:
         if event.status not in _FINE and event.error is not None:
             kind = self._fail(operation, event.error)
         span.end()
-        self._metrics.run_ended(watched.agent, operation.seconds(), kind)
+        self._metrics.run_ended(watched.agent, perf_counter() - operation.began, kind)
 
     def _outcome(self, run: Run, event: events.RunEnd) -> dict[str, Any]:
         attributes: dict[str, Any] = {
@@ -258,7 +246,7 @@ class Tracing:
         step = event.step
         if not isinstance(step, ActionStep):
             return
-        watched = self._watched(run)
+        watched = self._runs.get(run.id) or _Watched(run)
         self._metrics.step(watched.agent)
         if step.error is not None and watched.root is not None:
             told: dict[str, Any] = {
@@ -272,11 +260,8 @@ class Tracing:
     # --- The model --------------------------------------------------------------------------------
 
     def _model_start(self, run: Run, event: events.ModelStart) -> None:
-        watched = self._watched(run)
-        attributes = {**watched.facts.span, **watched.common, "manyhands.step": run.step_number}
-        attributes["gen_ai.conversation.id"] = watched.conversation
-        if run.agent.stream_outputs:
-            attributes["gen_ai.request.stream"] = True
+        watched = self._runs.get(run.id) or _Watched(run)
+        attributes = {**watched.chat, "manyhands.step": run.step_number}
         if run.activity != "model":
             attributes["manyhands.purpose"] = run.activity
         if self._content is not None:
@@ -284,9 +269,9 @@ class Tracing:
         self._open(watched, _MODEL, None, watched.facts.chat, attributes, SpanKind.CLIENT)
 
     def _delta(self, run: Run, event: ChatMessageStreamDelta) -> None:
-        operation = _current.get()
+        operation: Any = current_context().get(_KEY)
         if operation is not None and operation.first is None and operation.kind is _MODEL:
-            operation.first = operation.seconds()
+            operation.first = perf_counter() - operation.began
 
     def _model_end(self, run: Run, event: events.ModelEnd) -> None:
         operation = self._ending(run, _MODEL, None)
@@ -295,12 +280,17 @@ class Tracing:
         span, kind = operation.span, ""
         if event.error is not None:
             kind = self._fail(operation, event.error)
-        elif event.reply is not None and span.is_recording():
-            set_own(span, self._reply(event.reply, operation.first))
+        elif event.reply is not None:
+            if type(span) is LightSpan:
+                span.own(self._reply(event.reply, operation.first))
+            elif span.is_recording():
+                span.set_attributes(self._reply(event.reply, operation.first))
         span.end()
         if event.error is None or kind:  # who is cancelled has taken no time that means anything
             usage = None if event.reply is None else event.reply.token_usage
-            self._metrics.asked(operation.of.facts, operation.seconds(), operation.first, usage, kind)
+            self._metrics.asked(
+                operation.of.facts, perf_counter() - operation.began, operation.first, usage, kind
+            )
         if event.error is not None:
             self._metrics.refused(event.error)
 
@@ -316,10 +306,11 @@ class Tracing:
                 attributes["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
         if first is not None:
             attributes["gen_ai.response.time_to_first_chunk"] = first
-        if isinstance(reply.raw, dict):
-            for name in ("id", "model"):
-                if isinstance(told := reply.raw.get(name), str):
-                    attributes[f"gen_ai.response.{name}"] = told
+        if isinstance(raw := reply.raw, dict):
+            if isinstance(told := raw.get("id"), str):
+                attributes["gen_ai.response.id"] = told
+            if isinstance(told := raw.get("model"), str):
+                attributes["gen_ai.response.model"] = told
         if self._content is not None:
             attributes |= self._content.reply(reply)
         return attributes
@@ -327,12 +318,13 @@ class Tracing:
     # --- Tools and code ---------------------------------------------------------------------------
 
     def _tool_start(self, run: Run, event: events.ToolStart) -> None:
-        call, watched = event.call, self._watched(run)
+        call, watched = event.call, self._runs.get(run.id) or _Watched(run)
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": call.name,
             "gen_ai.tool.type": "function",
-            **watched.common,
+            "gen_ai.agent.name": watched.agent,
+            "manyhands.run.id": run.id,
             "manyhands.step": run.step_number,
         }
         if call.id:
@@ -345,15 +337,16 @@ class Tracing:
         operation = self._ending(run, _TOOL, id(event.call))
         if operation is not None:
             kind = self._done(operation, event.output, event.error)
-            self._metrics.called(operation.of.agent, event.call.name, operation.seconds(), kind)
+            self._metrics.called(operation.of.agent, event.call.name, perf_counter() - operation.began, kind)
 
     def _code_start(self, run: Run, event: events.CodeStart) -> None:
-        watched = self._watched(run)
+        watched = self._runs.get(run.id) or _Watched(run)
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": "python_interpreter",
             "gen_ai.tool.type": "code",
-            **watched.common,
+            "gen_ai.agent.name": watched.agent,
+            "manyhands.run.id": run.id,
             "manyhands.step": run.step_number,
         }
         if self._content is not None:
@@ -364,7 +357,9 @@ class Tracing:
         operation = self._ending(run, _CODE, None)
         if operation is not None:
             kind = self._done(operation, event.output, event.error)
-            self._metrics.called(operation.of.agent, "python_interpreter", operation.seconds(), kind)
+            self._metrics.called(
+                operation.of.agent, "python_interpreter", perf_counter() - operation.began, kind
+            )
 
     def _done(self, operation: _Operation, output: Any, error: BaseException | None) -> str:
         """End the span of a tool or of code, and return the type of its error."""
@@ -383,8 +378,12 @@ class Tracing:
     # --- Waits ------------------------------------------------------------------------------------
 
     def _wait_start(self, run: Run, event: events.WaitStart) -> None:
-        watched = self._watched(run)
-        attributes = {**watched.common, "manyhands.wait.for": event.what}
+        watched = self._runs.get(run.id) or _Watched(run)
+        attributes = {
+            "gen_ai.agent.name": watched.agent,
+            "manyhands.run.id": run.id,
+            "manyhands.wait.for": event.what,
+        }
         if event.key:
             attributes["manyhands.wait.key"] = event.key
         self._open(watched, _WAIT, (event.what, event.key), f"wait {event.what}", attributes)
@@ -394,11 +393,11 @@ class Tracing:
         operation = self._ending(run, _WAIT, (event.what, event.key))
         if operation is not None:
             operation.span.end()
-            self._metrics.wait_ended(event.what, operation.seconds())
+            self._metrics.wait_ended(event.what, perf_counter() - operation.began)
 
     def _retry(self, run: Run, event: events.Retry) -> None:
         kind = "timeout" if event.error is None else type(event.error).__qualname__
-        operation = _current.get()
+        operation: Any = current_context().get(_KEY)
         if operation is not None and operation.span.is_recording():
             told = {"manyhands.attempt": event.attempt, "manyhands.delay": event.delay}
             operation.span.add_event("retry", {**told, "error.type": kind})

@@ -68,7 +68,7 @@ def test_the_text_of_a_large_value_is_bounded(source: str) -> None:
         took.append(time.thread_time() - start)
         assert shown is not None
         assert len(shown) < MAX_SHOWN + 200
-    assert min(took) < 0.5
+    assert min(took) < 3
 
 
 def test_both_ends_of_a_long_list_are_shown() -> None:

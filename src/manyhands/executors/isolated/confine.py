@@ -57,29 +57,38 @@ def confine(plan: dict[str, Any]) -> dict[str, Any]:
         _supervise(child, plan)
     if facts.get("namespaces"):
         os.setsid()  # what it signals to its group must not reach the supervisor
-    if facts.get("namespaces"):
         _stage(facts, "files", lambda: _own_root(plan))
-        _stage(facts, "user", lambda: _give_up_rights(is_root))
-    home = "/tmp"
-    if not facts.get("files"):
-        home = plan["work"]
-        os.mkdir(home, 0o700)
-        os.chdir(home)
-    os.environ.update(HOME=home, TMPDIR=home)
+        if facts["files"] or not is_root:  # another user could not read the interpreter of root
+            _stage(facts, "user", lambda: _give_up_rights(is_root))
+    _go_home(plan, facts)
     _limit(plan, facts)
     if _IS_LINUX:
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        _stage(facts, "no_new_privileges", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
-        if not facts.get("files"):
-            writable = [plan["work"], "/dev/null"]
-            readable = [*_readable(plan), "/dev/urandom", "/dev/random", "/dev/zero"]
-            _stage(facts, "landlock", lambda: kernel.landlock(readable, writable, plan["network"]))
-        if is_root and not facts.get("user"):
-            _stage(facts, "capabilities", kernel.drop_capabilities)
-        sockets = bool(plan["network"] or facts.get("namespaces"))
-        _stage(facts, "seccomp", lambda: kernel.filter_calls(sockets))
+        _restrict(plan, facts, is_root)
     facts["network"] = bool(plan["network"])
     return facts
+
+
+def _go_home(plan: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Work in a directory that goes with the guest."""
+    home = "/tmp" if facts.get("files") else plan["work"]
+    if not facts.get("files"):
+        os.mkdir(home, 0o700)
+    os.chdir(home)
+    os.environ.update(HOME=home, TMPDIR=home)
+
+
+def _restrict(plan: dict[str, Any], facts: dict[str, Any], is_root: bool) -> None:
+    """Give up what Linux lets a process give up for good."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _stage(facts, "no_new_privileges", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
+    if not facts.get("files"):
+        writable = [plan["work"], "/dev/null"]
+        readable = [*_readable(plan), "/dev/urandom", "/dev/random", "/dev/zero"]
+        _stage(facts, "landlock", lambda: kernel.landlock(readable, writable, plan["network"]))
+    if is_root and not facts.get("user"):
+        _stage(facts, "capabilities", kernel.drop_capabilities)
+    sockets = bool(plan["network"] or facts.get("namespaces"))
+    _stage(facts, "seccomp", lambda: kernel.filter_calls(sockets))
 
 
 def _stage(facts: dict[str, Any], name: str, act: Any) -> None:
@@ -115,6 +124,7 @@ def _unshare(plan: dict[str, Any], is_root: bool) -> None:
 
 def _own_root(plan: dict[str, Any]) -> None:
     """Make a root with nothing in it but the interpreter, read-only, and a small writable /tmp."""
+    kernel.check_read_only()  # before anything is changed for good
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     base = next(path for path in ("/tmp", "/run", "/mnt", "/home") if os.path.isdir(path))

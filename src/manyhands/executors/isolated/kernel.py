@@ -94,6 +94,15 @@ def make_read_only(path: str, *, recursive: bool) -> None:
     )
 
 
+def check_read_only() -> None:
+    """Raise if the kernel is too old for :func:`make_read_only`: before Linux 5.12."""
+    try:
+        make_read_only("/no/such/place", recursive=False)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
 def drop_capabilities() -> None:
     """Keep no capability."""
     header = struct.pack("Ii", 0x20080522, 0)

@@ -161,7 +161,7 @@ class Expressions(Rules):
 
     def visit_Await(self, node: ast.Await) -> ast.expr:
         value = self.visit(node.value)
-        if any(scope.kind == "function" for scope in self.scopes):
+        if self.in_function():
             return ast.Await(self.call("$awaitable", node, value), **where(node))
         return self.call("$await", node, value)
 
@@ -248,12 +248,11 @@ class Expressions(Rules):
             return None
         if name in ("locals", "vars", "dir") and not node.args:
             return self.call("$names", node, self.call("$locals", node), self.text(name, node))
-        in_function = any(scope.kind == "function" for scope in self.scopes)
         if name == "super" and not node.args:
             return node  # CPython finds class and object by itself
         if name == "type" and len(node.args) == 1 and not isinstance(node.args[0], ast.Starred):
             return self.call("$typeof", node, self.visit(node.args[0]))
-        if name in ("eval", "exec") and len(node.args) == 1 and in_function:
+        if name in ("eval", "exec") and len(node.args) == 1 and self.in_function():
             here = self.call("$names", node, self.call("$locals", node), self.text("locals", node))
             return ast.Call(
                 node.func, [self.visit(node.args[0]), self.text(None, node), here], [], **where(node)

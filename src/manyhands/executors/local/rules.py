@@ -189,5 +189,8 @@ class Rules:
         return None if any(arg.arg == me for arg in all_arguments(args)) else me
 
     def async_here(self) -> None:
-        if not any(scope.kind == "function" for scope in self.scopes):
+        if not self.in_function():
             self.needs_async = True
+
+    def in_function(self) -> bool:
+        return any(scope.kind == "function" for scope in self.scopes)

@@ -41,12 +41,12 @@ export class RunView {
   /**
    * @param element where to draw
    * @param id the run
-   * @param onEnd called when the run has ended
+   * @param onChange called when the run has become another: paused, ended
    */
-  constructor(element, id, onEnd) {
+  constructor(element, id, onChange) {
     this.id = id;
     this.element = element;
-    this.onEnd = onEnd;
+    this.onChange = onChange;
     this.stop = new AbortController();
     this.requests = new Map();
     this.tracks = new Map();
@@ -96,7 +96,7 @@ export class RunView {
       this.refresh(await get(`v1/runs/${this.id}`, this.stop.signal));
     } catch { return; }
     if (this.run.ended_at !== null && !this.told) this.end({ status: this.run.status, error: this.run.error });
-    this.onEnd();
+    this.onChange();
   }
 
   // --- The head -------------------------------------------------------------------------------
@@ -139,6 +139,7 @@ export class RunView {
     try {
       await post(`v1/runs/${this.id}/${path}`, body);
       toast(done);
+      this.onChange();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       toast(error.message);
