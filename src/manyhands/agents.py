@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from manyhands.run import Observer
 
 
-_NO_LIMITS = (None,) * 7
-
-
-def _run_limits(**limits: Any) -> RunLimits:
+def _run_limits(**limits: Any) -> RunLimits | None:
+    """Return what bounds the runs of an agent; most agents have nothing that does."""
+    if all(limit is None for limit in limits.values()):
+        return None
     from manyhands.limits.runs import RunLimits
 
     return RunLimits(**limits)
@@ -187,27 +187,17 @@ class MultiStepAgent:
         self._acting: Acting | None = None
         self._active: set[Run] | None = None
         self._last_run: Run | None = None
-        self.limits: RunLimits | None = None
+        self.limits = _run_limits(
+            max_concurrency=max_concurrency,
+            max_queued=max_queued,
+            tenant_weights=tenant_weights,
+            registry=registry,
+            budget=budget,
+            max_depth=max_depth,
+            max_breadth=max_breadth,
+        )
         if prompt_templates is not None:
             check_templates(prompt_templates)
-        if (
-            max_concurrency,
-            max_queued,
-            tenant_weights,
-            registry,
-            budget,
-            max_depth,
-            max_breadth,
-        ) != _NO_LIMITS:
-            self.limits = _run_limits(
-                max_concurrency=max_concurrency,
-                max_queued=max_queued,
-                tenant_weights=tenant_weights,
-                registry=registry,
-                budget=budget,
-                max_depth=max_depth,
-                max_breadth=max_breadth,
-            )
         shown_from = verbosity_level if logger is None else getattr(logger, "level", 0)
         if shown_from is not None and shown_from >= 0:
             self.observers = [*observers, self.logger.observe]

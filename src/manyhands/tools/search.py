@@ -425,7 +425,7 @@ class WikipediaSearchTool(HttpTool):
 
     def __init__(
         self,
-        user_agent: str = "manyhands (https://pypi.org/project/manyhands)",
+        user_agent: str = "manyhands (Python; agents that search the web)",
         language: str = "en",
         content_type: Literal["text", "summary"] = "text",
         extract_format: Literal["WIKI", "HTML"] = "WIKI",
