@@ -41,7 +41,7 @@ check: $(STAMPS)/check
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(STAMPS)/package
+bench: $(STAMPS)/test
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 docs: $(STAMPS)/docs
