@@ -7,10 +7,10 @@ import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from manyhands._bridge import call_in_thread
 from manyhands.errors import check_seconds
 from manyhands.executors.extras import need
 from manyhands.executors.isolated.bundle import guest_command
+from manyhands.executors.isolated.cloud import CloudChannel, CloudWall
 from manyhands.executors.isolated.executor import MAX_EXECUTION_TIME_SECONDS, IsolatedExecutor
 from manyhands.executors.isolated.guest import EXIT_OUT_OF_MEMORY
 from manyhands.executors.isolated.textual import Lines, in_lines
@@ -35,7 +35,7 @@ def _sandbox_class() -> Any:
     return AsyncSandbox
 
 
-class E2BWall:
+class E2BWall(CloudWall["E2BChannel"]):
     """Starts guests in sandboxes of E2B.
 
     Args:
@@ -63,37 +63,19 @@ class E2BWall:
         metadata: Mapping[str, str] | None,
         connection: Mapping[str, Any],
     ) -> None:
+        super().__init__(sandbox_id, environment)
         self.lifetime_seconds = lifetime_seconds
         self._template = template
-        self._sandbox_id = sandbox_id
         self._network = network
-        self._environment = dict(environment or {})
         self._python = python
         self._metadata = {"made-by": "manyhands", **(metadata or {})}
         self._connection = dict(connection)
-        self._ending: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> E2BChannel:
-        """Start a guest in a sandbox of its own, or in the one that was named.
+    def _sdk(self) -> Any:
+        return _sandbox_class()
 
-        Raises:
-            SandboxError: E2B gives none; the message says why.
-        """
-        kind = await call_in_thread(_sandbox_class)
-        try:
-            sandbox = await self._sandbox(kind)
-        except Exception as error:
-            raise self._refused(error) from error
-        channel = E2BChannel(self, sandbox, owned=self._sandbox_id is None)
-        try:
-            await channel.begin(await call_in_thread(self._command), self._environment)
-        except Exception as error:
-            await channel.kill()
-            raise self._refused(error) from error
-        except BaseException:
-            channel.abandon()
-            raise
-        return channel
+    def _channel(self, sandbox: Any) -> E2BChannel:
+        return E2BChannel(self, sandbox, owned=self._sandbox_id is None)
 
     async def _sandbox(self, kind: Any) -> Any:
         if self._sandbox_id is not None:
@@ -118,12 +100,6 @@ class E2BWall:
             return SandboxError(f"E2B has no sandbox {self._sandbox_id!r} any more.")
         return SandboxError(f"E2B starts no sandbox: {type(error).__name__}: {str(error)[:300]}")
 
-    def later(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Keep a task that ends a sandbox, whoever waits for it."""
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        return task
-
     def isolation(self, facts: Mapping[str, Any]) -> Isolation:
         """Say what the wall holds off."""
         network = Held(True, "the sandbox was made without internet access")
@@ -140,15 +116,8 @@ class E2BWall:
             syscalls=Held(True, "the kernel is the virtual machine's own"),
         )
 
-    async def aclose(self) -> None:
-        """Wait until the sandboxes of this loop that are to end have ended."""
-        loop = asyncio.get_running_loop()
-        ours = [task for task in self._ending if task.get_loop() is loop]
-        if ours:
-            await asyncio.wait(ours)
 
-
-class E2BChannel:
+class E2BChannel(CloudChannel):
     """The stdin and stdout of a guest in a sandbox.
 
     Args:
@@ -157,11 +126,10 @@ class E2BChannel:
         owned: Whether the sandbox ends with the guest.
     """
 
+    _wall: E2BWall
+
     def __init__(self, wall: E2BWall, sandbox: Any, *, owned: bool) -> None:
-        self._wall = wall
-        self._sandbox = sandbox
-        self._owned = owned
-        self._loop = asyncio.get_running_loop()
+        super().__init__(wall, sandbox, owned=owned)
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_PIECES)
         self._lines = Lines()
         self._errors = ""
@@ -170,7 +138,6 @@ class E2BChannel:
         self._tasks: list[asyncio.Task[None]] = []
         self._switching = asyncio.Lock()
         self._paused = False
-        self._end: asyncio.Task[None] | None = None
 
     @property
     def sandbox_id(self) -> str:
@@ -286,16 +253,6 @@ class E2BChannel:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def kill(self) -> None:
-        """End the guest, and its sandbox if it was made for it."""
-        # Who waits may be cancelled; the sandbox goes all the same.
-        await asyncio.shield(self._begin_to_end())
-
-    def _begin_to_end(self) -> asyncio.Task[None]:
-        if self._end is None:
-            self._end = self._wall.later(asyncio.create_task(self._finish(), name="e2b sandbox ends"))
-        return self._end
-
     async def _finish(self) -> None:
         await self._unattend()
         with suppress(Exception):
@@ -318,11 +275,6 @@ class E2BChannel:
         words = self._errors.strip()
         reason = self._reason or "it closed its output"
         return f"{reason}; its last words: {words}" if words else reason
-
-    def abandon(self) -> None:
-        """Begin to end the guest, from any thread; where no loop runs any more, its lifetime ends it."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._begin_to_end)
 
 
 def _status(status: int) -> str:

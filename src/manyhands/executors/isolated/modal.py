@@ -10,6 +10,7 @@ from manyhands._bridge import call_in_thread
 from manyhands.errors import check_count, check_seconds
 from manyhands.executors.extras import need
 from manyhands.executors.isolated.bundle import guest_command
+from manyhands.executors.isolated.cloud import CloudChannel, CloudWall
 from manyhands.executors.isolated.executor import MAX_EXECUTION_TIME_SECONDS, IsolatedExecutor
 from manyhands.executors.isolated.guest import EXIT_OUT_OF_MEMORY
 from manyhands.executors.isolated.wall import Held, Isolation, SandboxError
@@ -33,7 +34,7 @@ def _modal() -> Any:
     return modal
 
 
-class ModalWall:
+class ModalWall(CloudWall["ModalChannel"]):
     """Starts guests in sandboxes of Modal.
 
     Args:
@@ -66,41 +67,25 @@ class ModalWall:
         python: str,
         options: Mapping[str, Any],
     ) -> None:
+        super().__init__(sandbox_id, environment)
         self.memory_mb = memory_mb
         self._app = app
         self._image = image
         self._packages = list(packages)
-        self._sandbox_id = sandbox_id
         self._lifetime_seconds = lifetime_seconds
         self._cpus = cpus
         self._network = network
-        self._environment = dict(environment or {})
         self._python = python
         self._options = dict(options)
-        self._ending: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> ModalChannel:
-        """Start a guest in a sandbox of its own, or in the one that was named.
+    def _sdk(self) -> Any:
+        return _modal()
 
-        Raises:
-            SandboxError: Modal gives none; the message says why.
-        """
-        modal = await call_in_thread(_modal)
-        try:
-            sandbox = await self._sandbox(modal)
-        except Exception as error:
-            raise self._refused(error) from error
-        channel = ModalChannel(self, sandbox, owned=self._sandbox_id is None)
-        try:
-            command = await call_in_thread(lambda: guest_command(self._python))
-            await channel.begin(command, self._environment)
-        except Exception as error:
-            await channel.kill()
-            raise self._refused(error) from error
-        except BaseException:
-            channel.abandon()
-            raise
-        return channel
+    def _channel(self, sandbox: Any) -> ModalChannel:
+        return ModalChannel(self, sandbox, owned=self._sandbox_id is None)
+
+    def _command(self) -> tuple[str, ...]:
+        return guest_command(self._python)
 
     async def _sandbox(self, modal: Any) -> Any:
         if self._sandbox_id is not None:
@@ -131,12 +116,6 @@ class ModalWall:
             return SandboxError(f"Modal has no sandbox {self._sandbox_id!r} any more.")
         return SandboxError(f"Modal starts no sandbox: {type(error).__name__}: {str(error)[:300]}")
 
-    def later(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Keep a task that ends a sandbox, whoever waits for it."""
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        return task
-
     def isolation(self, facts: Mapping[str, Any]) -> Isolation:
         """Say what the wall holds off."""
         network = Held(True, "the sandbox was made without a network")
@@ -154,15 +133,8 @@ class ModalWall:
             syscalls=Held(True, "gVisor, a kernel of its own between code and machine"),
         )
 
-    async def aclose(self) -> None:
-        """Wait until the sandboxes of this loop that are to end have ended."""
-        loop = asyncio.get_running_loop()
-        ours = [task for task in self._ending if task.get_loop() is loop]
-        if ours:
-            await asyncio.wait(ours)
 
-
-class ModalChannel:
+class ModalChannel(CloudChannel):
     """The stdin and stdout of a guest in a sandbox.
 
     Args:
@@ -171,17 +143,15 @@ class ModalChannel:
         owned: Whether the sandbox ends with the guest.
     """
 
+    _wall: ModalWall
+
     def __init__(self, wall: ModalWall, sandbox: Any, *, owned: bool) -> None:
-        self._wall = wall
-        self._sandbox = sandbox
-        self._owned = owned
-        self._loop = asyncio.get_running_loop()
+        super().__init__(wall, sandbox, owned=owned)
         self._process: Any = None
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue(_PIECES)
         self._tasks: list[asyncio.Task[None]] = []
         self._errors = ""
         self._reason = ""
-        self._end: asyncio.Task[None] | None = None
 
     async def begin(self, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
         """Start the guest."""
@@ -226,16 +196,6 @@ class ModalChannel:
             self._pieces.put_nowait(b"")  # for whoever asks again: there is room, one was taken out
         return piece
 
-    async def kill(self) -> None:
-        """End the guest, and its sandbox if it was made for it."""
-        # Who waits may be cancelled; the sandbox goes all the same.
-        await asyncio.shield(self._begin_to_end())
-
-    def _begin_to_end(self) -> asyncio.Task[None]:
-        if self._end is None:
-            self._end = self._wall.later(asyncio.create_task(self._finish(), name="modal sandbox ends"))
-        return self._end
-
     async def _finish(self) -> None:
         self._reason = self._reason or "it was ended"
         with suppress(Exception):
@@ -274,11 +234,6 @@ class ModalChannel:
         if status in (126, 127):
             return "the image has no such Python: name its interpreter with python="
         return "it closed its output" if status is None else f"it exited with status {status}"
-
-    def abandon(self) -> None:
-        """Begin to end the guest, from any thread; where no loop runs any more, its lifetime ends it."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._begin_to_end)
 
 
 class ModalExecutor(IsolatedExecutor):
