@@ -123,6 +123,19 @@ def test_a_text_step_shows_the_reply_and_what_came_of_it() -> None:
     assert [message.role for message in messages] == [MessageRole.ASSISTANT, MessageRole.TOOL_RESPONSE]
 
 
+def test_a_text_reply_is_shown_as_it_came_unless_it_holds_more() -> None:
+    plain = ChatMessage(MessageRole.ASSISTANT, "I add.")
+    assert step(model_output="I add.", model_output_message=plain).to_messages() == [plain]
+    assert step(model_output="I add.", model_output_message=plain).to_messages()[0] is plain
+    spoken = ChatMessage(MessageRole.ASSISTANT, "I add.", provider_items=[{"type": "audio", "id": "a"}])
+    (shown,) = step(model_output="I add.", model_output_message=spoken).to_messages()
+    assert (shown.text, shown.provider_items) == ("I add.", None)
+    acted = step(model_output="I add.", model_output_message=plain)
+    assert acted.to_messages() == [plain]
+    acted.model_output = "I subtract."
+    assert texts(acted.to_messages()) == ["I subtract."]
+
+
 def test_a_failed_step_asks_to_retry() -> None:
     (message,) = step(observations="so far", error=AgentError("it broke")).to_messages()
     assert message.text.startswith("Observation:\nso far\nError:\nit broke\nNow let's retry")

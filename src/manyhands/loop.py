@@ -81,35 +81,53 @@ async def take_step(run: Run) -> ActionOutput | None:
     Returns:
         What the action gave, ``None`` if it failed in a way that the model can mend.
     """
+    step, hooked = _begun(run), manager.in_use
+    action: ActionOutput | None = None
+    try:
+        if hooked:
+            action = await around_step(run, step, _act)
+        else:
+            # Not through _act: a run that waits holds each coroutine on the way, and thousands may wait.
+            action = await run.agent.acting.act(run, step)
+            if action.is_final_answer:
+                await _check_answer(run, step, action.output)
+    except BaseException as error:
+        if isinstance(error, AgentError):
+            step.error = error
+        if hooked or not _can_mend(error):
+            _remember(run, step)
+            raise
+        action = None
+    await close_step(run, step)
+    return action
+
+
+def _begun(run: Run) -> ActionStep:
     if run.budget is not None:
         run.budget.charge(steps=1)
     step = ActionStep(run.step_number, Timing.now())
     if run.observers:
         run.tell(StepStart(run.id, run.step_number))
-    try:
-        action = await (around_step(run, step, _act) if manager.in_use else _act(run, step))
-    except BaseException as error:
-        if isinstance(error, AgentError):
-            step.error = error
-        _remember(run, step)
-        raise
-    await close_step(run, step)
-    return action
+    return step
 
 
 async def _act(run: Run, step: ActionStep) -> ActionOutput | None:
-    """Act, and check an answer; what the model can mend becomes the step's error."""
+    """Act, and check an answer; what the model can mend becomes the step's error. For plugins."""
     try:
         action = await run.agent.acting.act(run, step)
         if action.is_final_answer:
-            await _check_answer(run, action.output)
-            step.is_final_answer = True
+            await _check_answer(run, step, action.output)
     except AgentError as error:
-        if error.ends_run:
+        if not _can_mend(error):
             raise
         step.error = error
         return None
     return action
+
+
+def _can_mend(error: BaseException) -> bool:
+    """Whether the model may hear of ``error`` and try again."""
+    return isinstance(error, AgentError) and not error.ends_run
 
 
 def _remember(run: Run, step: ActionStep | Any) -> None:
@@ -133,7 +151,7 @@ async def announce(run: Run, step: MemoryStep) -> None:
     await run.emit(step)  # type: ignore[arg-type]
 
 
-async def _check_answer(run: Run, answer: Any) -> None:
+async def _check_answer(run: Run, step: ActionStep, answer: Any) -> None:
     for check in run.agent.final_answer_checks:
         name = getattr(check, "__name__", type(check).__name__)
         extra = {"agent": run.agent} if check_accepts(check, "agent") else {}
@@ -143,6 +161,7 @@ async def _check_answer(run: Run, answer: Any) -> None:
             raise AgentError(f"Check {name} failed with error: {error}") from error
         if not passed:
             raise AgentError(f"Check {name} failed with error: it returned {passed!r} for the answer.")
+    step.is_final_answer = True
 
 
 async def _answer(run: Run, output: Any) -> Any:

@@ -114,6 +114,10 @@ class ChatMessageToolCall:
         )
 
 
+def _own_calls(calls: Iterable[Any] | None) -> list[ChatMessageToolCall] | None:
+    return [ChatMessageToolCall.from_any(call) for call in calls] if calls else None
+
+
 def _get(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
 
@@ -146,9 +150,28 @@ class ChatMessage:
     reasoning_content: str | None = None
     provider_items: list[dict[str, Any]] | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        if self.tool_calls:
-            self.tool_calls = [ChatMessageToolCall.from_any(call) for call in self.tool_calls]
+    def __init__(
+        self,
+        role: MessageRole | str,
+        content: str | list[dict[str, Any]] | None = None,
+        tool_calls: Iterable[Any] | None = None,
+        raw: Any = None,
+        token_usage: TokenUsage | None = None,
+        tool_call_id: str | None = None,
+        reasoning_content: str | None = None,
+        provider_items: list[dict[str, Any]] | None = None,
+    ) -> None:
+        # Past __setattr__, which takes twice as long: of a new message nothing is kept that could be dropped.
+        put = object.__setattr__
+        put(self, "_encoded", None)
+        put(self, "role", role)
+        put(self, "content", content)
+        put(self, "tool_calls", _own_calls(tool_calls))
+        put(self, "raw", raw)
+        put(self, "token_usage", token_usage)
+        put(self, "tool_call_id", tool_call_id)
+        put(self, "reasoning_content", reasoning_content)
+        put(self, "provider_items", provider_items)
 
     def __setattr__(self, name: str, value: Any, _set: Any = object.__setattr__) -> None:
         _set(self, name, value)

@@ -412,6 +412,9 @@ class Run(Steered, Coroutine[Any, Any, Any]):
             self._finish()
             if end_watch is not None:
                 end_watch()
+            # The task keeps its context, and the run its task: this ends the circle, so that a run that
+            # nobody holds is gone at once and need not wait for the collector.
+            current_run.set(None)
         return self.output
 
     async def _work(self) -> Any:

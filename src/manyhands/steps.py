@@ -299,7 +299,42 @@ class ActionStep(MemoryStep):
     action_output: Any = None
     token_usage: TokenUsage | None = None
     is_final_answer: bool = False
-    tool_outputs: list[ToolOutput] = field(default_factory=list)
+    tool_outputs: Sequence[ToolOutput] = ()
+
+    def __init__(
+        self,
+        step_number: int,
+        timing: Timing,
+        model_input_messages: Sequence[ChatMessage] | Prefix | None = None,
+        tool_calls: list[ToolCall] | None = None,
+        error: AgentError | None = None,
+        model_output_message: ChatMessage | None = None,
+        model_output: str | list[builtins.dict[str, Any]] | None = None,
+        code_action: str | None = None,
+        observations: str | None = None,
+        observations_images: list[Any] | None = None,
+        action_output: Any = None,
+        token_usage: TokenUsage | None = None,
+        is_final_answer: bool = False,
+        tool_outputs: Sequence[ToolOutput] = (),
+    ) -> None:
+        # Past __setattr__, which takes twice as long: what is not rendered yet needs no watching.
+        put = object.__setattr__
+        put(self, "_messages", None)
+        put(self, "step_number", step_number)
+        put(self, "timing", timing)
+        put(self, "model_input_messages", model_input_messages)
+        put(self, "tool_calls", tool_calls)
+        put(self, "error", error)
+        put(self, "model_output_message", model_output_message)
+        put(self, "model_output", model_output)
+        put(self, "code_action", code_action)
+        put(self, "observations", observations)
+        put(self, "observations_images", observations_images)
+        put(self, "action_output", action_output)
+        put(self, "token_usage", token_usage)
+        put(self, "is_final_answer", is_final_answer)
+        put(self, "tool_outputs", tool_outputs)
 
     def _fields(self) -> builtins.dict[str, Any]:
         reply = self.model_output_message
@@ -322,8 +357,15 @@ class ActionStep(MemoryStep):
         reply = self.model_output_message
         if reply is not None and reply.tool_calls and self.tool_calls:
             return [reply, *self._tool_results()]
-        words = [message(MessageRole.ASSISTANT, self.output_text.strip())] if self.output_text.strip() else []
-        return [*words, *self._outcome()]
+        return [*self._words(reply), *self._outcome()]
+
+    def _words(self, reply: ChatMessage | None) -> list[ChatMessage]:
+        text = self.output_text.strip()
+        if not text:
+            return []
+        if reply is not None and _is_bare(reply, text):
+            return [reply]  # as it came: it need not be made again
+        return [message(MessageRole.ASSISTANT, text)]
 
     def _summary(self) -> list[ChatMessage]:
         calls = self._calls_as_text() if self.tool_calls else []
@@ -372,6 +414,15 @@ class ActionStep(MemoryStep):
 
     def _image_parts(self) -> list[builtins.dict[str, Any]]:
         return [{"type": "image", "image": image} for image in self.observations_images or ()]
+
+
+def _is_bare(reply: ChatMessage, text: str) -> bool:
+    """Whether a reply of the model is ``text`` and nothing else."""
+    return (
+        reply.content == text
+        and reply.role == MessageRole.ASSISTANT
+        and not (reply.tool_calls or reply.provider_items)
+    )
 
 
 def joined(outputs: Sequence[ToolOutput]) -> str:

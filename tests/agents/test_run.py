@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -403,3 +404,25 @@ async def test_ending_a_run_that_is_over_does_nothing(name: str) -> None:
     ending()
     await asyncio.sleep(0)
     assert run.status == "success"
+
+
+@pytest.mark.parametrize("how", ["awaited", "gathered", "iterated"])
+async def test_a_run_that_nobody_holds_is_gone_at_once_without_the_garbage_collector(how: str) -> None:
+    agent = adding()
+    gc.disable()
+    try:
+        run = agent.arun("1 + 2")
+        held = weakref.ref(run)
+        if how == "awaited":
+            await run
+        elif how == "gathered":
+            await asyncio.gather(run)
+        else:
+            async for event in run:
+                del event
+        await agent.arun("the last run is remembered by its agent")
+        del run
+        await asyncio.sleep(0)
+        assert held() is None
+    finally:
+        gc.enable()

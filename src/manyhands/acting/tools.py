@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from manyhands.steps import ActionStep
     from manyhands.tools.base import Tool
 
+# Made once: json.loads() with this setting would make one for each call.
+_decoder = json.JSONDecoder(strict=False)
 _STOP = ["Observation:", "Calling tools:"]
 _ALONE = (
     "If you want to return an answer, please do not perform any other tool calls than the final "
@@ -148,7 +150,7 @@ def _arguments(call: ChatMessageToolCall) -> Any:
     if not arguments.strip():
         return {}
     try:
-        return json.loads(arguments, strict=False)
+        return _decoder.decode(arguments)
     except ValueError:
         return arguments
 

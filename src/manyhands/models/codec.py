@@ -19,6 +19,7 @@ def _find_orjson() -> Any:
 
 
 _orjson = _find_orjson()
+_BOM = "\ufeff"
 # Plain JSON types only are left to orjson; whatever else goes the way it goes below.
 _OPTIONS: int = _orjson and (
     _orjson.OPT_PASSTHROUGH_DATACLASS | _orjson.OPT_PASSTHROUGH_DATETIME | _orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -34,6 +35,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
+# Made once: json.dumps() and json.loads() with these settings would make one for each call.
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain)
+# A few servers cut characters in half at their token borders, or leave line ends in texts.
+_decoder = json.JSONDecoder(strict=False)
+
+
 def dumps(value: Any) -> bytes:
     """Return ``value`` as compact JSON in UTF-8; what JSON cannot express is written as text."""
     if _orjson is not None:
@@ -43,8 +50,7 @@ def dumps(value: Any) -> bytes:
             pass  # keys that are no strings, huge integers, half characters: the slow way takes them
         else:
             return encoded
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return text.encode("utf-8", "replace")
+    return _encoder.encode(value).encode("utf-8", "replace")
 
 
 def quoted(text: str) -> bytes:
@@ -70,5 +76,5 @@ def loads(data: bytes | str) -> Any:
             return _orjson.loads(data)
         except ValueError:
             pass  # stricter than the standard library: NaN, half characters
-    # A few servers cut characters in half at their token borders.
-    return json.loads(data if isinstance(data, str) else data.decode("utf-8-sig", "replace"), strict=False)
+    text = data if isinstance(data, str) else data.decode("utf-8", "replace").removeprefix(_BOM)
+    return _decoder.decode(text)
