@@ -11,6 +11,8 @@ from manyhands.models.base import ask, ask_stream, restarts_welcome
 from manyhands.plugins import around_model, manager
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from manyhands.messages import ChatMessage
     from manyhands.run import Run
 
@@ -57,15 +59,16 @@ async def ask_model(
     return reply
 
 
-async def _ask(run: Run, messages: list[ChatMessage], options: dict[str, Any]) -> ChatMessage:
+# No coroutine, where one that it returns will do: thousands of runs may wait for their models at once.
+def _ask(run: Run, messages: list[ChatMessage], options: dict[str, Any]) -> Awaitable[ChatMessage]:
     model = run.agent.model
     if run.budget is not None:
         from manyhands.limits.budgeted import BudgetedModel
 
         model = BudgetedModel(model, run.budget)
     if run.agent.stream_outputs:
-        return await _streamed(run, model, messages, options)
-    return await ask(model, messages, **options)
+        return _streamed(run, model, messages, options)
+    return ask(model, messages, **options)
 
 
 async def _streamed(
@@ -81,5 +84,5 @@ async def _streamed(
             await run.emit(delta)
     finally:
         restarts_welcome.set(before)
-        await deltas.aclose()  # type: ignore[attr-defined]
+        await deltas.aclose()
     return fold.message()

@@ -23,6 +23,8 @@ from manyhands.steering import between_steps, keep_unheard
 from manyhands.steps import ActionStep, FinalAnswerStep, MemoryStep, TaskStep, Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from manyhands.messages import ChatMessage
     from manyhands.run import Run
 
@@ -135,10 +137,10 @@ def _remember(run: Run, step: ActionStep | Any) -> None:
     run.memory.steps.append(step)
 
 
-async def close_step(run: Run, step: MemoryStep) -> None:
-    """Put a finished step into memory, and tell of it."""
+def close_step(run: Run, step: MemoryStep) -> Awaitable[None]:
+    """Put a finished step into memory, and return what tells of it."""
     _remember(run, step)
-    await announce(run, step)
+    return announce(run, step)
 
 
 async def announce(run: Run, step: MemoryStep) -> None:

@@ -15,6 +15,7 @@ from manyhands.run import current_run
 from manyhands.steps import ToolCall
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from contextlib import AbstractAsyncContextManager
 
     from manyhands.run import Run
@@ -78,18 +79,21 @@ async def _told(run: Run, call: ToolCall, tool: Tool, args: tuple[Any, ...], kwa
     return result
 
 
-async def _work(run: Run, call: ToolCall, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+# No coroutines, where one that they return will do: thousands of calls may wait at once.
+def _work(
+    run: Run, call: ToolCall, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Awaitable[Any]:
     if run.budget is not None:
         run.budget.charge(tool_calls=1)
     if manager.in_use:
-        return await around_tool(run, call, tool, args, kwargs, _cared_for)
-    return await _cared_for(run, tool, args, kwargs)
+        return around_tool(run, call, tool, args, kwargs, _cared_for)
+    return _cared_for(run, tool, args, kwargs)
 
 
-async def _cared_for(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _cared_for(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[Any]:
     if tool.care is None:
-        return await _attempt(run, tool, args, kwargs)
-    return await tool.care.call(f"Tool '{tool.name}'", lambda: _attempt(run, tool, args, kwargs))
+        return _attempt(run, tool, args, kwargs)
+    return tool.care.call(f"Tool '{tool.name}'", lambda: _attempt(run, tool, args, kwargs))
 
 
 async def _attempt(run: Run, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ import uuid
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from manyhands._bridge import call_user, iterate_sync, run_sync
+from manyhands._bridge import call_user, is_async_callable, iterate_sync, run_sync
 from manyhands.errors import AgentParsingError, CallerError
 from manyhands.messages import (
     ChatMessage,
@@ -32,7 +32,7 @@ from manyhands.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 # Whether whoever reads a stream understands that it may begin anew (``ChatMessageStreamDelta.restart``).
 restarts_welcome: ContextVar[bool] = ContextVar("manyhands_restarts_welcome", default=False)
@@ -221,33 +221,52 @@ async def ask(model: Any, messages: list[ChatMessage], **options: Any) -> ChatMe
         async for delta in ask_stream(model, messages, **options):
             fold.add(delta)
         return fold.message()
-    return ChatMessage.from_any(await call_user(call, messages, **accepted(call, options)))
+    given = accepted(call, options)
+    # An async door is awaited right here: a coroutine less for each of thousands of calls that wait.
+    answer = call(messages, **given) if is_async_callable(call) else call_user(call, messages, **given)
+    return ChatMessage.from_any(await answer)
 
 
-async def ask_stream(
+def ask_stream(
     model: Any, messages: list[ChatMessage], **options: Any
-) -> AsyncIterator[ChatMessageStreamDelta]:
+) -> AsyncGenerator[ChatMessageStreamDelta, None]:
     """Ask any kind of model for a reply in pieces; one that cannot stream gives it in one piece."""
     door = _door(model, _STREAM_DOORS) or _door(model, _DOORS)
     call = _door_of(model, door)
     if door == "agenerate_stream":
-        deltas = call(messages, **accepted(call, options))
-        try:
-            async for delta in deltas:
-                yield delta
-        finally:
-            close = getattr(deltas, "aclose", None)
-            if close is not None:
-                await close()
-    elif door == "generate_stream":
-        pieces = await call_user(call, messages, **accepted(call, options))
-        try:
-            while (delta := await call_user(next, pieces, None)) is not None:
-                yield delta
-        finally:
-            await call_user(getattr(pieces, "close", lambda: None))
-    else:
-        yield whole_delta(await ask(model, messages, **options))
+        deltas: Any = call(messages, **accepted(call, options))
+        # What can be closed is given as it is: each hand that a piece goes through costs.
+        return deltas if inspect.isasyncgen(deltas) else _closing(deltas)
+    if door == "generate_stream":
+        return _in_turns(call, messages, accepted(call, options))
+    return _at_once(model, messages, options)
+
+
+async def _closing(deltas: AsyncIterator[Any]) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+    try:
+        async for delta in deltas:
+            yield delta
+    finally:
+        close = getattr(deltas, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _in_turns(
+    call: Callable[..., Any], messages: list[ChatMessage], options: dict[str, Any]
+) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+    pieces = await call_user(call, messages, **options)
+    try:
+        while (delta := await call_user(next, pieces, None)) is not None:
+            yield delta
+    finally:
+        await call_user(getattr(pieces, "close", lambda: None))
+
+
+async def _at_once(
+    model: Any, messages: list[ChatMessage], options: dict[str, Any]
+) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+    yield whole_delta(await ask(model, messages, **options))
 
 
 def whole_delta(message: ChatMessage) -> ChatMessageStreamDelta:
