@@ -23,8 +23,10 @@ help:
 demo: $(STAMPS)/package
 	@$(BIN)/manyhands demo
 
+# Side by side, the files of tests take about half the time. More than four at once would disturb those that
+# look at the clock.
 test: $(STAMPS)/test $(STAMPS)/proxy $(STAMPS)/programs
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # What the tests of models cost to install, measured on 2 cores: litellm 28 s and 0.3 GB, and 3 s at its first
 # import, so it is part of the tests; its proxy 20 s and 0.4 GB more; the SDKs of OpenAI and Anthropic and the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import urllib.request
@@ -23,7 +24,7 @@ from tests.agents.replies import calls, final
 from tests.serve.serving import echo, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from manyhands import ChatMessage
 
@@ -101,10 +102,29 @@ def check(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(base_url=address, headers=HEADERS, timeout=30)
 
 
-@schema.parametrize()
-@bounded
-def test_every_answer_is_as_the_document_says(case: schemathesis.Case[Any], address: str) -> None:
-    check(case, address)
+def for_each_operation(name: str, chosen: Any, make_test: Callable[[], Any]) -> dict[str, Any]:
+    """Return a test for each operation, by names of their own.
+
+    The tests that schemathesis makes of one function have one id for pytest, and side by side only one of
+    them would be run.
+    """
+    tests = {}
+    for found in chosen.get_all_operations():
+        operation = found.ok()
+        one = schema.include(method=operation.method, path=operation.path)
+        label = re.sub(r"\W+", "_", operation.label).strip("_")
+        tests[f"{name}__{label}"] = one.parametrize()(bounded(make_test()))
+    return tests
+
+
+def any_call() -> Callable[[schemathesis.Case[Any], str], None]:
+    def test(case: schemathesis.Case[Any], address: str) -> None:
+        check(case, address)
+
+    return test
+
+
+globals().update(for_each_operation("test_every_answer_is_as_the_document_says", schema, any_call))
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +142,19 @@ def made(address: str, kind: str) -> str:
         return str(json.loads(answer.read())["id"])
 
 
-@(
-    schema.include(path_regex=r"\{id\}")
-    .exclude(path_regex="cancel|events")
-    .exclude(method="DELETE")
-    .parametrize()
+def call_of_known() -> Callable[[schemathesis.Case[Any], str, dict[str, str]], None]:
+    def test(case: schemathesis.Case[Any], address: str, known: dict[str, str]) -> None:
+        if case.path_parameters.get("id"):
+            case.path_parameters["id"] = known["session" if "sessions" in case.path else "run"]
+        with contextlib.suppress(TypeError, ValueError):
+            if 0 < float((case.query or {}).get("wait", 0)) <= 300:
+                case.query["wait"] = 0.01  # the run waits for longer than the test
+        check(case, address)
+
+    return test
+
+
+with_ids = schema.include(path_regex=r"\{id\}").exclude(path_regex="cancel|events").exclude(method="DELETE")
+globals().update(
+    for_each_operation("test_so_it_does_for_runs_and_conversations_that_exist", with_ids, call_of_known)
 )
-@bounded
-def test_so_it_does_for_runs_and_conversations_that_exist(
-    case: schemathesis.Case[Any], address: str, known: dict[str, str]
-) -> None:
-    if case.path_parameters.get("id"):
-        case.path_parameters["id"] = known["session" if "sessions" in case.path else "run"]
-    with contextlib.suppress(TypeError, ValueError):
-        if 0 < float((case.query or {}).get("wait", 0)) <= 300:
-            case.query["wait"] = 0.01  # the run waits for longer than the test
-    check(case, address)
