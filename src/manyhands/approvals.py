@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from manyhands._bridge import call_user
 from manyhands.errors import AgentToolCallError, ApprovalDeniedError, CallerError, check_seconds
-from manyhands.events import ApprovalEnd, Lifecycle, waiting
+from manyhands.events import ApprovalEnd, Lifecycle, event, waiting
 from manyhands.plugins import by_name
 from manyhands.steps import plain
 
@@ -97,7 +97,7 @@ class _Wait:
             self.future.set_result(None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@event(eq=False)
 class ApprovalRequest(Lifecycle):
     """Somebody is asked: may this tool be called with these arguments? Or: what is the answer?
 

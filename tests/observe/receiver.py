@@ -89,6 +89,10 @@ class Collector:
         """Return the sum of :meth:`numbers`."""
         return sum(self.numbers(name).values())
 
+    def sum(self, name: str) -> float:
+        """Return the sum of all values of a histogram."""
+        return float(sum(point.sum for point in self.points.get(name, [])))
+
     async def take_spans(self, request: web.Request) -> web.Response:
         sent = ExportTraceServiceRequest.FromString(await request.read())
         for resource in sent.resource_spans:

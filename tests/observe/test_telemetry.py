@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from manyhands import (
@@ -255,6 +257,44 @@ async def test_what_is_current_takes_the_users_attributes_events_and_status(pipe
     assert span.events[0] == ("halfway", {"n": 1})
     assert span.events[1][1]["exception.message"] == "only noted"
     assert (span.status, span.said) == (ERROR, "as the user says")
+
+
+async def test_a_span_takes_as_many_attributes_as_the_sdk_allows(pipe: Pipe) -> None:
+    @tool
+    async def notes() -> str:
+        """Note a lot."""
+        for number in range(200):
+            trace.get_current_span().set_attribute(f"user.{number}", number)
+        return "noted"
+
+    await tool_agent(pipe, calls(("notes", {})), final("x"), tools=[notes]).arun("go")
+    attributes = (await pipe.arrived()).one("execute_tool notes").attributes
+    assert len(attributes) == 128
+    assert attributes["user.199"] == 199
+
+
+async def test_a_processor_that_comes_later_gets_what_ends_from_then_on(one_pipe: Pipe) -> None:
+    late = InMemorySpanExporter()
+
+    @tool
+    async def adds() -> str:
+        """Add a processor."""
+        one_pipe.traces.add_span_processor(SimpleSpanProcessor(late))
+        return "added"
+
+    await tool_agent(one_pipe, calls(("adds", {})), final("x"), tools=[adds]).arun("go")
+    seen = {span.name: span for span in late.get_finished_spans()}
+    assert [*seen] == [
+        "execute_tool adds",
+        "chat scripted",
+        "execute_tool final_answer",
+        "invoke_agent solver",
+    ]
+    root, chat = seen["invoke_agent solver"], seen["chat scripted"]
+    assert chat.parent == root.context
+    assert json.loads(chat.to_json())["parent_id"] == f"0x{root.context.span_id:016x}"
+    assert chat.instrumentation_scope.name == "manyhands"  # type: ignore[union-attr]
+    assert len((await one_pipe.arrived()).spans) == 5
 
 
 async def test_a_managed_agent_is_below_the_call_of_it(pipe: Pipe) -> None:
@@ -701,6 +741,25 @@ async def test_runs_on_several_loops_are_counted_together() -> None:
         assert found.total("manyhands.steps") == 12
         assert found.total("manyhands.runs.active") == 0
         assert found.tree() == ["invoke_agent a", "  chat scripted", "  execute_tool final_answer"] * 12
+
+
+async def test_nothing_is_lost_where_many_values_come_in_on_several_threads() -> None:
+    async with piping() as pipe:
+        observer = pipe.telemetry().observe
+
+        def work() -> None:
+            model = ScriptedModel(final("x"), token_usage=TokenUsage(7, 3))
+            agent = ToolCallingAgent([], model, name="a", observers=[observer])
+            agent.map(["go"] * 150)
+
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(None, work) for _ in range(3)))
+        found = await pipe.arrived()
+        assert found.total("manyhands.steps") == 450
+        assert found.total("gen_ai.execute_tool.duration") == 450
+        assert found.total("gen_ai.client.operation.duration") == 900
+        assert found.total("gen_ai.client.token.usage") == 900
+        assert found.sum("gen_ai.client.token.usage") == 4_500
 
 
 # --- Turning it on and off --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -53,13 +53,86 @@ class _Names:
         return name
 
 
-def _taken(noted: deque[Any]) -> Iterator[Any]:
-    """Take out one after the other; other threads may do so too."""
-    while noted:
-        try:
-            yield noted.popleft()
-        except IndexError:
-            return
+class _Noted:
+    """Values with the same attributes that have come in and are not recorded yet."""
+
+    __slots__ = ("_series", "_values", "note")
+
+    def __init__(self, series: Series) -> None:
+        self._series = series
+        self._values: list[float] = []
+        #: Take one value; from any thread.
+        self.note = self._values.append
+
+    def record(self) -> None:
+        """Record them; not on two threads at once."""
+        count = len(self._values)  # more may come in meanwhile
+        if count:
+            values = self._values[:count]
+            del self._values[:count]
+            self._series.record(values)
+
+
+class Counts:
+    """Takes what the runs of one agent do with one model; that costs a step next to nothing.
+
+    Args:
+        metrics: Has the instruments.
+        agent: The agent.
+        model: The model.
+    """
+
+    __slots__ = ("_agent", "_input", "_metrics", "_model", "_output", "_steps", "_tools", "_took")
+
+    def __init__(self, metrics: Metrics, agent: str, model: ModelFacts) -> None:
+        self._metrics = metrics
+        self._agent = agent
+        self._model = model.metric
+        self._took = metrics.noting(metrics.operations, model.metric)
+        self._input = metrics.noting(metrics.usage, model.metric_input)
+        self._output = metrics.noting(metrics.usage, model.metric_output)
+        self._steps = metrics.stepped.setdefault(agent, []).append
+        self._tools: dict[str, Callable[[float], None]] = {}
+
+    def step(self) -> None:
+        """Count a step."""
+        self._steps(1)
+
+    def asked(self, seconds: float, first: float | None, usage: TokenUsage | None, error: str) -> None:
+        """Count a question to the model."""
+        metrics = self._metrics
+        if usage is not None:
+            self._input(usage.input_tokens)
+            self._output(usage.output_tokens)
+        if error:
+            metrics.noting(metrics.operations, {**self._model, "error.type": error})(seconds)
+        else:
+            self._took(seconds)
+        if first is not None:
+            metrics.noting(metrics.first_chunks, self._model)(first)
+        metrics.pending += 3
+        if metrics.pending >= _MOST_NOTED:
+            metrics.record()
+
+    def called(self, tool: str, seconds: float, error: str) -> None:
+        """Count a call of a tool."""
+        note = self._tools.get(tool)
+        if note is None or error:
+            note = self._of_tool(tool, error)
+        note(seconds)
+        metrics = self._metrics
+        metrics.pending += 1
+        if metrics.pending >= _MOST_NOTED:
+            metrics.record()
+
+    def _of_tool(self, tool: str, error: str) -> Callable[[float], None]:
+        told = {"gen_ai.tool.name": self._metrics.tools(tool), "gen_ai.agent.name": self._agent}
+        if error:
+            return self._metrics.noting(self._metrics.calls, {**told, "error.type": error})
+        note = self._metrics.noting(self._metrics.calls, told)
+        if len(self._tools) < _MOST_NAMES:
+            self._tools[tool] = note
+        return note
 
 
 class Metrics:
@@ -67,49 +140,55 @@ class Metrics:
 
     Args:
         meter: Makes them.
+
+    Attributes:
+        tools: Bounds the names of tools.
+        usage, operations, first_chunks, calls: Histograms.
     """
 
     def __init__(self, meter: Meter) -> None:
         self._lock = threading.Lock()
-        self._agents, self._tools = _Names(), _Names()
-        self._call_attributes: dict[tuple[str, str], dict[str, str]] = {}
+        self._recording = threading.Lock()
+        self.tools, self._agents = _Names(), _Names()
         self._runs: Counter[str] = Counter()
         self._waits: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
         self._retries: Counter[tuple[str, str]] = Counter()
         self._refusals: Counter[str] = Counter()
         self._lags = _Lags(self)
-        # What has happened and is not recorded yet: histogram, value, attributes.
-        self._noted: deque[tuple[Any, float, dict[str, Any]]] = deque()
-        self._stepped: deque[str] = deque()
-        self._series: dict[tuple[Any, ...], Series] = {}
+        #: One entry for each step of an agent that is not counted yet.
+        self.stepped: dict[str, list[int]] = {}
+        #: How many values are not recorded yet, or nearly so: threads do not wait for each other here.
+        self.pending = 0
+        self._noted: dict[tuple[Any, ...], _Noted] = {}
+        self._counts: dict[tuple[str, ...], Counts] = {}
         self._wanted = not isinstance(meter, NoOpMeter)
         self._durations(meter)
-        self._counts(meter)
+        self._readings(meter)
 
     def _durations(self, meter: Meter) -> None:
         def histogram(name: str, unit: str, about: str, bounds: list[float]) -> Any:
             return meter.create_histogram(name, unit, about, explicit_bucket_boundaries_advisory=bounds)
 
-        self._usage = histogram(
+        self.usage = histogram(
             "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", [*_TOKENS]
         )
-        self._operations = histogram(
+        self.operations = histogram(
             "gen_ai.client.operation.duration", "s", "Duration of questions to models, and of runs.", _SECONDS
         )
-        self._first_chunks = histogram(
+        self.first_chunks = histogram(
             "gen_ai.client.operation.time_to_first_chunk",
             "s",
             "Time to the first piece of a reply.",
             _SECONDS,
         )
-        self._calls = histogram(
+        self.calls = histogram(
             "gen_ai.execute_tool.duration", "s", "Duration of tool calls, and of generated code.", _SECONDS
         )
         self._wait_times = histogram("manyhands.wait.duration", "s", "Duration of waits.", _SECONDS)
         self._lag = histogram("manyhands.loop.lag", "s", "How late event loops with runs are.", _LAGS)
 
-    def _counts(self, meter: Meter) -> None:
+    def _readings(self, meter: Meter) -> None:
         meter.create_observable_up_down_counter(
             "manyhands.runs.active",
             [self._reader(self._runs, lambda agent: {"gen_ai.agent.name": agent})],
@@ -145,7 +224,7 @@ class Metrics:
         self, counter: Counter[Any], attributes: Callable[[Any], dict[str, str]]
     ) -> Callable[[CallbackOptions], Iterator[Observation]]:
         def read(_: CallbackOptions) -> Iterator[Observation]:
-            self._record_all()
+            self.record(wait=True)
             with self._lock:
                 found = list(counter.items())
             for key, value in found:
@@ -155,35 +234,58 @@ class Metrics:
 
     # --- Later --------------------------------------------------------------------------------------
 
-    def _note(self, *noted: tuple[Any, float, dict[str, Any]]) -> None:
-        # Many at once cost a fraction of what one now and then does.
-        self._noted.extend(noted)
-        if len(self._noted) >= _MOST_NOTED:
-            self._record_all()
+    def noting(self, histogram: Any, attributes: dict[str, Any]) -> Callable[[float], None]:
+        """Return what takes values of a histogram; they are recorded later.
 
-    def _record_all(self) -> None:
-        with self._lock:
-            self._steps.update(map(self._agents, _taken(self._stepped)))
-        found: dict[tuple[int, int], tuple[Any, dict[str, Any], list[float]]] = {}
-        for histogram, value, attributes in _taken(self._noted):
-            same = found.get((id(histogram), id(attributes)))
-            if same is None:
-                found[id(histogram), id(attributes)] = histogram, attributes, [value]
-            else:
-                same[2].append(value)
-        for histogram, attributes, values in found.values():
-            self._series_of(histogram, attributes).record(values)
+        Many at once cost a fraction of what one now and then does.
 
-    def _series_of(self, histogram: Any, attributes: dict[str, Any]) -> Series:
+        Args:
+            histogram: One of the instruments.
+            attributes: Attributes of the values; nobody changes them.
+        """
         key = (histogram, *attributes.items())
-        series = self._series.get(key)
-        if series is None:
-            if len(self._series) >= _MOST_SERIES:
-                self._series.clear()
-            series = self._series[key] = Series(histogram, attributes)
-        return series
+        noted = self._noted.get(key)
+        if noted is None:
+            series = Series(histogram, attributes)
+            if len(self._noted) >= _MOST_SERIES:
+                return lambda value: series.record([value])
+            noted = self._noted.setdefault(key, _Noted(series))
+        return noted.note
+
+    def record(self, wait: bool = False) -> None:
+        """Record what has come in.
+
+        Args:
+            wait: Do it even if another thread is at it.
+        """
+        if not self._recording.acquire(blocking=wait):
+            return
+        try:
+            self.pending = 0
+            for noted in list(self._noted.values()):
+                noted.record()
+            with self._lock:
+                for agent, steps in list(self.stepped.items()):
+                    count = len(steps)
+                    del steps[:count]
+                    self._steps[agent] += count
+        finally:
+            self._recording.release()
 
     # --- What happens ------------------------------------------------------------------------------
+
+    def counts(self, agent: str, model: ModelFacts) -> Counts | None:
+        """Return what takes what an agent does with a model; ``None`` if nobody wants to know."""
+        if not self._wanted:
+            return None
+        agent = self._agents(agent)
+        key = (agent, *model.metric.values())
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = Counts(self, agent, model)
+            if len(self._counts) < _MOST_SERIES:
+                self._counts[key] = counts
+        return counts
 
     def run_began(self, agent: str) -> None:
         """Count a run in."""
@@ -202,46 +304,13 @@ class Metrics:
             self._runs[agent] -= 1
         self._lags.leave()
         told = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": agent}
-        self._note((self._operations, seconds, {**told, "error.type": error} if error else told))
+        self._note(self.operations, seconds, {**told, "error.type": error} if error else told)
 
-    def step(self, agent: str) -> None:
-        """Count a step."""
-        if self._wanted:
-            self._stepped.append(agent)
-
-    def asked(
-        self,
-        model: ModelFacts,
-        seconds: float,
-        first: float | None,
-        usage: TokenUsage | None,
-        error: str,
-    ) -> None:
-        """Count a question to a model."""
-        if not self._wanted:
-            return
-        took = (self._operations, seconds, {**model.metric, "error.type": error} if error else model.metric)
-        if usage is not None:
-            self._noted.extend(
-                (
-                    (self._usage, usage.input_tokens, model.metric_input),
-                    (self._usage, usage.output_tokens, model.metric_output),
-                )
-            )
-        self._note(took)
-        if first is not None:
-            self._note((self._first_chunks, first, model.metric))
-
-    def called(self, agent: str, tool: str, seconds: float, error: str) -> None:
-        """Count a call of a tool."""
-        if not self._wanted:
-            return
-        told = self._call_attributes.get((agent, tool))
-        if told is None:
-            told = {"gen_ai.tool.name": self._tools(tool), "gen_ai.agent.name": self._agents(agent)}
-            if len(self._call_attributes) < _MOST_NAMES**2:
-                self._call_attributes[agent, tool] = told
-        self._note((self._calls, seconds, {**told, "error.type": error} if error else told))
+    def _note(self, histogram: Any, value: float, attributes: dict[str, Any]) -> None:
+        self.noting(histogram, attributes)(value)
+        self.pending += 1
+        if self.pending >= _MOST_NOTED:
+            self.record()
 
     def wait_began(self, what: str) -> None:
         """Count a wait in."""
@@ -253,7 +322,7 @@ class Metrics:
         with self._lock:
             self._waits[what] -= 1
         if self._wanted:
-            self._note((self._wait_times, seconds, {"manyhands.wait.for": what}))
+            self._note(self._wait_times, seconds, {"manyhands.wait.for": what})
 
     def retried(self, what: str, error: str) -> None:
         """Count a retry."""
@@ -269,7 +338,7 @@ class Metrics:
 
     def lagged(self, seconds: float) -> None:
         """Note how late an event loop was."""
-        self._note((self._lag, seconds, {}))
+        self._note(self._lag, seconds, {})
 
 
 class _Lags:

@@ -13,83 +13,48 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context, create_key
-from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
 from manyhands import events
 from manyhands.errors import AgentExecutionError, AgentParsingError, ToolRefusedError
 from manyhands.messages import ChatMessageStreamDelta
 from manyhands.observe.masking import Masker
-from manyhands.observe.providers import facts_of
-from manyhands.observe.spans import SPAN_KEY, LightSpan, current_context, enter_context, set_own, starter
+from manyhands.observe.operations import (
+    CODE,
+    MODEL,
+    RUN,
+    OfCode,
+    OfModel,
+    OfRun,
+    OfTool,
+    OfWait,
+    Watched,
+)
+from manyhands.observe.spans import OURS_KEY, current_context, enter_context, spans_of
 from manyhands.run import CANCELLED, INTERRUPTED, MAX_STEPS, SUCCESS
 from manyhands.steps import ActionStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Tracer
 
-    from manyhands.messages import ChatMessage
     from manyhands.observe.content import Content
     from manyhands.observe.metrics import Metrics
-    from manyhands.observe.providers import ModelFacts
-    from manyhands.run import Run
+    from manyhands.observe.operations import Operation
+    from manyhands.run import Observer, Run
 
-_RUN, _MODEL, _TOOL, _CODE, _WAIT = "run", "model", "tool", "code", "wait"
 _MOST_CHARS = 2_000
 # Ways to end that are nobody's error.
 _FINE = (SUCCESS, MAX_STEPS, CANCELLED, INTERRUPTED)
-# Under which key contexts hold the operation that is under way.
-_KEY = create_key("manyhands-operation")
 # What these say quotes the model.
 _QUOTING = (AgentParsingError, AgentExecutionError)
 
 
-class _Watched:
-    """A run that is traced; made late where its start was not told, because the observer came later."""
-
-    __slots__ = ("agent", "chat", "conversation", "facts", "id", "open", "root")
-
-    def __init__(self, run: Run) -> None:
-        self.id = run.id
-        self.agent = run.agent.name or type(run.agent).__name__
-        self.facts: ModelFacts = facts_of(run.agent.model)
-        self.conversation = run.conversation
-        #: What every question to the model says.
-        self.chat: dict[str, Any] = {
-            **self.facts.span,
-            "gen_ai.agent.name": self.agent,
-            "manyhands.run.id": run.id,
-            "gen_ai.conversation.id": run.conversation,
-        }
-        if run.agent.stream_outputs:
-            self.chat["gen_ai.request.stream"] = True
-        self.open: list[_Operation] = []
-        self.root: _Operation | None = None
-
-
-class _Operation:
-    """Something under way: its span, and what was current before it."""
-
-    __slots__ = ("before", "began", "first", "kind", "of", "span", "subject")
-
-    def __init__(self, of: _Watched, kind: str, subject: object, span: Span, before: Context) -> None:
-        self.of = of
-        self.kind = kind
-        self.subject = subject
-        self.span = span
-        self.before = before
-        self.first: float | None = None
-        self.began = perf_counter()
-
-
 class Tracing:
-    """An observer that makes spans of what it is told, and tells the metrics.
+    """Makes spans of what it is told of runs, and tells the metrics.
 
     Args:
         tracer: Makes the spans.
@@ -98,75 +63,56 @@ class Tracing:
     """
 
     def __init__(self, tracer: Tracer, metrics: Metrics, content: Content | None) -> None:
-        self._start = starter(tracer)
+        self._start = spans_of(tracer).start
         self._metrics = metrics
         self._content = content
         self._mask = Masker()
-        self._runs: dict[str, _Watched] = {}
-        self._told: dict[type, Callable[[Run, Any], None]] = {
-            events.RunStart: self._run_start,
-            events.RunEnd: self._run_end,
-            events.StepEnd: self._step_end,
-            events.ModelStart: self._model_start,
-            events.ModelEnd: self._model_end,
-            events.ToolStart: self._tool_start,
-            events.ToolEnd: self._tool_end,
-            events.CodeStart: self._code_start,
-            events.CodeEnd: self._code_end,
-            events.WaitStart: self._wait_start,
-            events.WaitEnd: self._wait_end,
-            events.Retry: self._retry,
-            ChatMessageStreamDelta: self._delta,
-        }
-
-    def observe(self, run: Run, event: Any) -> None:
-        """Take in one event of a run; an observer for ``Run.observers``."""
-        told = self._told.get(type(event))
-        if told is not None:
-            told(run, event)
+        self._runs: dict[str, Watched] = {}
+        #: An observer for ``Run.observers``.
+        self.observe = _observer(
+            {
+                events.RunStart: self._run_start,
+                events.RunEnd: self._run_end,
+                events.StepEnd: self._step_end,
+                events.ModelStart: self._model_start,
+                events.ModelEnd: self._model_end,
+                events.ToolStart: self._tool_start,
+                events.ToolEnd: self._tool_end,
+                events.CodeStart: self._code_start,
+                events.CodeEnd: self._code_end,
+                events.WaitStart: self._wait_start,
+                events.WaitEnd: self._wait_end,
+                events.Retry: self._retry,
+                ChatMessageStreamDelta: self._delta,
+            }
+        )
 
     # --- Operations ------------------------------------------------------------------------------
 
-    def _open(
-        self,
-        of: _Watched,
-        kind: str,
-        subject: object,
-        name: str,
-        attributes: dict[str, Any],
-        span_kind: SpanKind = SpanKind.INTERNAL,
-    ) -> _Operation:
-        before = current_context()
-        span = self._start(name, before, span_kind, attributes)
-        operation = _Operation(of, kind, subject, span, before)
-        enter_context(Context({**before, SPAN_KEY: span, _KEY: operation}))
-        of.open.append(operation)
+    def _of(self, run: Run) -> Watched:
+        return self._runs.get(run.id) or Watched(run, self._metrics)
+
+    def _ending(self, run: Run, subject: object) -> Any:
+        """Return the operation that ends, and make current again what was so before it."""
+        operation: Any = current_context().get(OURS_KEY)
+        if operation is None or operation.subject != subject or operation.of.id != run.id:
+            operation = self._elsewhere(run, subject)
+            if operation is None:
+                return None
+        else:
+            enter_context(operation.before)
+        operation.before = None
+        operation.of.open.remove(operation)
         return operation
 
-    def _ending(self, run: Run, kind: str, subject: object) -> _Operation | None:
-        """Return the operation that ends, and make current again what was so before it."""
-        operation: Any = current_context().get(_KEY)
-        if (
-            operation is not None
-            and operation.kind is kind
-            and operation.subject == subject
-            and operation.of.id == run.id
-        ):
-            enter_context(operation.before)
-        else:
-            operation = self._elsewhere(run, kind, subject)
-        if operation is not None:
-            operation.of.open.remove(operation)
-        return operation  # type: ignore[no-any-return]
-
-    def _elsewhere(self, run: Run, kind: str, subject: object) -> _Operation | None:
+    def _elsewhere(self, run: Run, subject: object) -> Operation | None:
         watched = self._runs.get(run.id)
-        for operation in reversed(watched.open if watched is not None else ()):
-            if operation.kind is kind and operation.subject == subject:
+        for operation in reversed(watched.open if watched is not None else []):
+            if operation.subject == subject:
                 return operation
         return None
 
-    def _fail(self, operation: _Operation, error: BaseException) -> str:
+    def _fail(self, operation: Operation, error: BaseException) -> str:
         """Note on a span how it failed, and return the type of the error; "" if it is none."""
         span = operation.span
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -194,7 +140,7 @@ class Tracing:
     # --- Runs and steps ---------------------------------------------------------------------------
 
     def _run_start(self, run: Run, event: events.RunStart) -> None:
-        watched = self._runs[run.id] = _Watched(run)
+        watched = self._runs[run.id] = Watched(run, self._metrics)
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.provider.name": watched.facts.metric["gen_ai.provider.name"],
@@ -211,29 +157,31 @@ class Tracing:
             attributes["manyhands.tenant"] = run.options.tenant
         if self._content is not None:
             attributes |= self._content.said("user", run.task, "gen_ai.input.messages")
-        watched.root = self._open(watched, _RUN, None, f"invoke_agent {watched.agent}", attributes)
+        watched.root = operation = OfRun()
+        operation.of = watched
+        self._start(operation, f"invoke_agent {watched.agent}", attributes)
+        watched.open.append(operation)
         self._metrics.run_began(watched.agent)
 
     def _run_end(self, run: Run, event: events.RunEnd) -> None:
-        operation = self._ending(run, _RUN, None)
+        operation = self._ending(run, RUN)
         watched = self._runs.pop(run.id, None)
         if operation is None or watched is None:
             return
         while watched.open:  # nothing outlives its run
-            watched.open.pop().span.end()
+            watched.open.pop().end()
         watched.root = None  # a ring of references would wait for the garbage collector
-        span, kind = operation.span, ""
-        if span.is_recording():
-            set_own(span, self._outcome(run, event))
+        operation.found(self._outcome(run, event))
+        kind = ""
         if event.status not in _FINE and event.error is not None:
             kind = self._fail(operation, event.error)
-        span.end()
-        self._metrics.run_ended(watched.agent, perf_counter() - operation.began, kind)
+        operation.end()
+        self._metrics.run_ended(watched.agent, operation.seconds(), kind)
 
     def _outcome(self, run: Run, event: events.RunEnd) -> dict[str, Any]:
         attributes: dict[str, Any] = {
             "manyhands.run.status": event.status,
-            "manyhands.run.steps": sum(type(step) is ActionStep for step in run.memory.steps),
+            "manyhands.run.steps": [*map(type, run.memory.steps)].count(ActionStep),
         }
         if run.usage is not None:
             attributes["gen_ai.usage.input_tokens"] = run.usage.input_tokens
@@ -246,8 +194,9 @@ class Tracing:
         step = event.step
         if not isinstance(step, ActionStep):
             return
-        watched = self._runs.get(run.id) or _Watched(run)
-        self._metrics.step(watched.agent)
+        watched = self._runs.get(run.id) or self._of(run)
+        if watched.counts is not None:
+            watched.counts.step()
         if step.error is not None and watched.root is not None:
             told: dict[str, Any] = {
                 "manyhands.step": step.step_number,
@@ -260,65 +209,45 @@ class Tracing:
     # --- The model --------------------------------------------------------------------------------
 
     def _model_start(self, run: Run, event: events.ModelStart) -> None:
-        watched = self._runs.get(run.id) or _Watched(run)
+        watched = self._runs.get(run.id) or self._of(run)
         attributes = {**watched.chat, "manyhands.step": run.step_number}
         if run.activity != "model":
             attributes["manyhands.purpose"] = run.activity
         if self._content is not None:
             attributes |= self._content.question(event.conversation)
-        self._open(watched, _MODEL, None, watched.facts.chat, attributes, SpanKind.CLIENT)
+        operation = OfModel()
+        operation.of = watched
+        self._start(operation, watched.facts.chat, attributes)
+        watched.open.append(operation)
 
     def _delta(self, run: Run, event: ChatMessageStreamDelta) -> None:
-        operation: Any = current_context().get(_KEY)
-        if operation is not None and operation.first is None and operation.kind is _MODEL:
-            operation.first = perf_counter() - operation.began
+        operation: Any = current_context().get(OURS_KEY)
+        if type(operation) is OfModel and operation.first is None:
+            operation.first = operation.seconds()
 
     def _model_end(self, run: Run, event: events.ModelEnd) -> None:
-        operation = self._ending(run, _MODEL, None)
+        operation, reply, error = self._ending(run, MODEL), event.reply, event.error
         if operation is None:
             return
-        span, kind = operation.span, ""
-        if event.error is not None:
-            kind = self._fail(operation, event.error)
-        elif event.reply is not None:
-            if type(span) is LightSpan:
-                span.own(self._reply(event.reply, operation.first))
-            elif span.is_recording():
-                span.set_attributes(self._reply(event.reply, operation.first))
-        span.end()
-        if event.error is None or kind:  # who is cancelled has taken no time that means anything
-            usage = None if event.reply is None else event.reply.token_usage
-            self._metrics.asked(
-                operation.of.facts, perf_counter() - operation.began, operation.first, usage, kind
-            )
-        if event.error is not None:
-            self._metrics.refused(event.error)
-
-    def _reply(self, reply: ChatMessage, first: float | None) -> dict[str, Any]:
-        attributes: dict[str, Any] = {}
-        usage = reply.token_usage
-        if usage is not None:
-            attributes["gen_ai.usage.input_tokens"] = usage.input_tokens
-            attributes["gen_ai.usage.output_tokens"] = usage.output_tokens
-            if usage.cached_tokens:
-                attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
-            if usage.reasoning_tokens:
-                attributes["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
-        if first is not None:
-            attributes["gen_ai.response.time_to_first_chunk"] = first
-        if isinstance(raw := reply.raw, dict):
-            if isinstance(told := raw.get("id"), str):
-                attributes["gen_ai.response.id"] = told
-            if isinstance(told := raw.get("model"), str):
-                attributes["gen_ai.response.model"] = told
-        if self._content is not None:
-            attributes |= self._content.reply(reply)
-        return attributes
+        usage, kind = None, ""
+        if error is not None:
+            kind = self._fail(operation, error)
+        elif reply is not None:
+            usage = reply.token_usage
+            operation.answered(reply)
+            if self._content is not None:
+                operation.found(self._content.reply(reply))
+        operation.end()
+        counts = operation.of.counts
+        if counts is not None and (error is None or kind):  # a cancelled one's time means nothing
+            counts.asked(operation.seconds(), operation.first, usage, kind)
+        if error is not None:
+            self._metrics.refused(error)
 
     # --- Tools and code ---------------------------------------------------------------------------
 
     def _tool_start(self, run: Run, event: events.ToolStart) -> None:
-        call, watched = event.call, self._runs.get(run.id) or _Watched(run)
+        call, watched = event.call, self._runs.get(run.id) or self._of(run)
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": call.name,
@@ -331,16 +260,16 @@ class Tracing:
             attributes["gen_ai.tool.call.id"] = call.id
         if self._content is not None:
             attributes["gen_ai.tool.call.arguments"] = self._content.text(call.arguments)
-        self._open(watched, _TOOL, id(call), f"execute_tool {call.name}", attributes)
+        operation = OfTool()
+        operation.of, operation.subject, operation.tool = watched, id(call), call.name
+        self._start(operation, f"execute_tool {call.name}", attributes)
+        watched.open.append(operation)
 
     def _tool_end(self, run: Run, event: events.ToolEnd) -> None:
-        operation = self._ending(run, _TOOL, id(event.call))
-        if operation is not None:
-            kind = self._done(operation, event.output, event.error)
-            self._metrics.called(operation.of.agent, event.call.name, perf_counter() - operation.began, kind)
+        self._done(self._ending(run, id(event.call)), event.output, event.error)
 
     def _code_start(self, run: Run, event: events.CodeStart) -> None:
-        watched = self._runs.get(run.id) or _Watched(run)
+        watched = self._runs.get(run.id) or self._of(run)
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": "python_interpreter",
@@ -351,34 +280,36 @@ class Tracing:
         }
         if self._content is not None:
             attributes["gen_ai.tool.call.arguments"] = self._content.text(event.code)
-        self._open(watched, _CODE, None, "execute_tool python_interpreter", attributes)
+        operation = OfCode()
+        operation.of = watched
+        self._start(operation, "execute_tool python_interpreter", attributes)
+        watched.open.append(operation)
 
     def _code_end(self, run: Run, event: events.CodeEnd) -> None:
-        operation = self._ending(run, _CODE, None)
-        if operation is not None:
-            kind = self._done(operation, event.output, event.error)
-            self._metrics.called(
-                operation.of.agent, "python_interpreter", perf_counter() - operation.began, kind
-            )
+        self._done(self._ending(run, CODE), event.output, event.error)
 
-    def _done(self, operation: _Operation, output: Any, error: BaseException | None) -> str:
-        """End the span of a tool or of code, and return the type of its error."""
-        span, kind = operation.span, ""
+    def _done(self, operation: OfTool | None, output: Any, error: BaseException | None) -> None:
+        """End the span of a tool or of code."""
+        if operation is None:
+            return
+        kind = ""
         if error is not None:
             kind = self._fail(operation, error)
         elif type(output) is dict and output.get("timeout") is True and "error" in output:
             kind = "timeout"
-            span.set_attribute("error.type", kind)
-            span.set_status(Status(StatusCode.ERROR, "the tool ran out of time"))
-        if error is None and self._content is not None and span.is_recording():
-            span.set_attribute("gen_ai.tool.call.result", self._content.text(output))
-        span.end()
-        return kind
+            operation.span.set_attribute("error.type", kind)
+            operation.span.set_status(Status(StatusCode.ERROR, "the tool ran out of time"))
+        if error is None and self._content is not None:
+            operation.found({"gen_ai.tool.call.result": self._content.text(output)})
+        operation.end()
+        counts = operation.of.counts
+        if counts is not None:
+            counts.called(operation.tool, operation.seconds(), kind)
 
     # --- Waits ------------------------------------------------------------------------------------
 
     def _wait_start(self, run: Run, event: events.WaitStart) -> None:
-        watched = self._runs.get(run.id) or _Watched(run)
+        watched = self._of(run)
         attributes = {
             "gen_ai.agent.name": watched.agent,
             "manyhands.run.id": run.id,
@@ -386,21 +317,36 @@ class Tracing:
         }
         if event.key:
             attributes["manyhands.wait.key"] = event.key
-        self._open(watched, _WAIT, (event.what, event.key), f"wait {event.what}", attributes)
+        operation = OfWait()
+        operation.of, operation.subject = watched, (event.what, event.key)
+        self._start(operation, f"wait {event.what}", attributes)
+        watched.open.append(operation)
         self._metrics.wait_began(event.what)
 
     def _wait_end(self, run: Run, event: events.WaitEnd) -> None:
-        operation = self._ending(run, _WAIT, (event.what, event.key))
+        operation = self._ending(run, (event.what, event.key))
         if operation is not None:
-            operation.span.end()
-            self._metrics.wait_ended(event.what, perf_counter() - operation.began)
+            operation.end()
+            self._metrics.wait_ended(event.what, operation.seconds())
 
     def _retry(self, run: Run, event: events.Retry) -> None:
         kind = "timeout" if event.error is None else type(event.error).__qualname__
-        operation: Any = current_context().get(_KEY)
+        operation: Any = current_context().get(OURS_KEY)
         if operation is not None and operation.span.is_recording():
             told = {"manyhands.attempt": event.attempt, "manyhands.delay": event.delay}
             operation.span.add_event("retry", {**told, "error.type": kind})
         self._metrics.retried(event.what, kind)
         if event.error is not None:
             self._metrics.refused(event.error)
+
+
+def _observer(told: dict[type, Callable[[Run, Any], None]]) -> Observer:
+    """Return what takes in one event of a run; most events are none of its business."""
+    find = told.get
+
+    def observe(run: Run, event: Any) -> None:
+        take = find(type(event))
+        if take is not None:
+            take(run, event)
+
+    return observe
