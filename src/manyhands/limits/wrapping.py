@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from manyhands.models.base import Model, ask_stream
 
@@ -66,5 +66,4 @@ def closing_stream(
     model: Any, messages: list[ChatMessage], options: dict[str, Any]
 ) -> aclosing[AsyncGenerator[ChatMessageStreamDelta, None]]:
     """Return the stream of a model's reply for ``async with``: it ends when its reader does."""
-    stream = ask_stream(model, messages, **options)
-    return aclosing(cast("AsyncGenerator[ChatMessageStreamDelta, None]", stream))
+    return aclosing(ask_stream(model, messages, **options))

@@ -18,7 +18,7 @@ import os
 import re
 import uuid
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from manyhands._bridge import call_user, is_async_callable, iterate_sync, run_sync
 from manyhands.errors import AgentParsingError, CallerError
@@ -234,9 +234,11 @@ def ask_stream(
     door = _door(model, _STREAM_DOORS) or _door(model, _DOORS)
     call = _door_of(model, door)
     if door == "agenerate_stream":
-        deltas: Any = call(messages, **accepted(call, options))
-        # What can be closed is given as it is: each hand that a piece goes through costs.
-        return deltas if inspect.isasyncgen(deltas) else _closing(deltas)
+        deltas = call(messages, **accepted(call, options))
+        if not inspect.isasyncgen(deltas):
+            return _closing(deltas)
+        # As they are: each hand that a piece goes through costs.
+        return cast("AsyncGenerator[ChatMessageStreamDelta, None]", deltas)
     if door == "generate_stream":
         return _in_turns(call, messages, accepted(call, options))
     return _at_once(model, messages, options)

@@ -53,7 +53,10 @@ class ObjectStream:
         if self._plain is not None:
             return self._whole(chunk)
         events = self._events.feed(chunk) if chunk else self._events.end()
-        objects = [found for event in events for found in self._objects(event)]
+        if len(events) == 1:
+            objects = self._objects(events[0])
+        else:
+            objects = [found for event in events for found in self._objects(event)]
         if self.done:
             self._ended = True
             await self._answer.finish()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,9 @@ class Client:
         self._limits = limits
         self._headers = _headers(endpoint)
         self._options = _request_options(endpoint)
-        # aiohttp sets up to three timers for each request, a tenth of all it costs. A plain reply
-        # does without them: see the file on patience.
+        # aiohttp sets up to three timers for each request, and one for each piece of a stream: a tenth
+        # of all it costs. Ours do without them: see the file on patience.
         self._plain = _plain_timeout(limits)
-        self._streamed = _streamed_timeout(limits)
         self._held: _Lines | None = None
 
     def __repr__(self) -> str:
@@ -174,16 +174,24 @@ class Client:
             ProviderError: Anything went wrong.
         """
         lines = await self._open_lines()
-        timeout = self._streamed if limits is None else _streamed_timeout(limits)
+        sent = self._send(lines, pieces, headers, self._plain if limits is None else _plain_timeout(limits))
+        wait = (
+            lines.limit(self._limits.reply) if limits is None else Patience(limits.reply, lines.loop).limit()
+        )
         limits = limits or self._limits
+        began = lines.loop.time()
         try:
-            response = await self._send(lines, pieces, headers, timeout)
-            observe_headers(response.headers)
-            if response.status // 100 == 2:
-                return Answer(self, response, limits)
-            failure = self._refusal(response, await response.read())
+            with wait:
+                response = await sent
+                if response.status // 100 == 2:
+                    observe_headers(response.headers)
+                    return Answer(self, response, limits, lines.loop, began)
+                body = await response.read()
         except _FAILURES as error:
-            failure = self.broken(error, limits, limits.total, limits.first_byte)
+            failure = self.broken(_silent(error, limits), limits, limits.total, limits.first_byte)
+        else:
+            observe_headers(response.headers)
+            failure = self._refusal(response, body)
         raise failure
 
     def _send(
@@ -268,8 +276,12 @@ def _plain_timeout(limits: Timeouts) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=limits.connect)
 
 
-def _streamed_timeout(limits: Timeouts) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte)
+def _silent(error: Exception, limits: Timeouts) -> Exception:
+    """Return what the error of a stream that did not begin is: of two limits, the shorter one has run out."""
+    first, total = limits.first_byte, limits.total
+    if type(error) is TimeoutError and first is not None and (total is None or first < total):
+        return aiohttp.SocketTimeoutError()
+    return error
 
 
 def _headers(endpoint: Endpoint) -> CIMultiDict[str]:
@@ -290,23 +302,39 @@ def _request_options(endpoint: Endpoint) -> dict[str, Any]:
 
 
 class Answer:
-    """An answer that arrives in pieces.
+    """An answer that arrives in pieces; one timer, which looks now and then, limits silence and the whole.
 
     Args:
         client: Who asked.
         response: What aiohttp has of it.
         limits: How long to wait for it.
+        loop: The loop that it is read on.
+        began: When it was asked for, by the loop's clock.
     """
 
     # A server that has said its last word closes the answer at once; another one is not waited for.
     _FAREWELL = 0.1
 
-    def __init__(self, client: Client, response: aiohttp.ClientResponse, limits: Timeouts) -> None:
+    def __init__(
+        self,
+        client: Client,
+        response: aiohttp.ClientResponse,
+        limits: Timeouts,
+        loop: asyncio.AbstractEventLoop,
+        began: float,
+    ) -> None:
         self._client = client
         self._response = response
+        self._content = response.content
         self._limits = limits
+        self._loop = loop
+        self._end = math.inf if limits.total is None else began + limits.total
         self._silence = limits.first_byte
         self._started = False
+        # Since when the next piece is waited for; while nobody waits, nobody is silent.
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch()
 
     async def read(self) -> bytes:
         """Return the bytes that arrived since, at least one; ``b""`` at the end.
@@ -314,25 +342,38 @@ class Answer:
         Raises:
             ConnectionFailedError: The stream broke off or fell silent.
         """
+        self._since = self._loop.time()
         try:
-            chunk = await self._response.content.readany()
+            chunk = await self._content.readany()
         except _FAILURES as error:
             failure = self._client.broken(error, self._limits, self._limits.total, self._silence)
         else:
-            self._expect_more()
+            if not self._started:
+                # From the first piece on, silence is measured by the other limit.
+                self._started = True
+                self._silence = self._limits.between_tokens
+                self._watch()
             return chunk
+        finally:
+            self._since = None
         raise failure
 
-    def _expect_more(self) -> None:
-        """From the first piece on, silence is measured by the other limit."""
-        if self._started:
-            return
-        self._started = True
-        self._silence = self._limits.between_tokens
-        connection = self._response.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = self._silence
-            connection.protocol.start_timeout()
+    def _watch(self) -> None:
+        """Look again when the time may be up."""
+        if self._timer is not None:
+            self._timer.cancel()
+        since = self._loop.time() if self._since is None else self._since
+        due = self._end if self._silence is None else min(since + self._silence, self._end)
+        self._timer = None if due == math.inf else self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now >= self._end:
+            self._content.set_exception(TimeoutError())
+        elif self._since is not None and self._silence is not None and now >= self._since + self._silence:
+            self._content.set_exception(aiohttp.SocketTimeoutError())
+        else:
+            self._watch()
 
     async def finish(self) -> None:
         """Read what should be nothing more, so that the connection can be used again."""
@@ -343,4 +384,6 @@ class Answer:
 
     def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._response.close()

@@ -7,7 +7,6 @@ to ask is its affair as well: see :meth:`RemoteModel.endpoint`.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from manyhands._bridge import workers
@@ -217,7 +216,7 @@ class RemoteModel(Model):
         reply: ChatMessage = await self._around.resume(error, messages, options)
         return reply
 
-    async def agenerate_stream(
+    def agenerate_stream(
         self,
         messages: list[ChatMessage],
         stop_sequences: list[str] | None = None,
@@ -227,16 +226,15 @@ class RemoteModel(Model):
     ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Ask for a reply in pieces; arguments and errors are those of :meth:`agenerate`.
 
-        Yields:
+        Returns:
             Pieces of the reply; the last one holds the token counts.
         """
         around = self._around or self._polite()
         stream = self.request_stream if around is self else around.agenerate_stream
-        async with aclosing(
-            stream(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
-        ) as deltas:
-            async for delta in deltas:
-                yield delta
+        deltas: AsyncGenerator[ChatMessageStreamDelta, None] = stream(
+            messages, stop_sequences, response_format, tools_to_call_from, **kwargs
+        )
+        return deltas
 
     @property
     def limited(self) -> Any:
@@ -293,7 +291,9 @@ class RemoteModel(Model):
         try:
             while (chunks := await source.next()) is not None:
                 for chunk in chunks:
-                    self._check(chunk)
+                    error = self._error_in(chunk)
+                    if error is not None:
+                        raise self._error_inside(error)
                     delta = reply.take(chunk)
                     if delta is not None:
                         yield delta

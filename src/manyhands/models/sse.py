@@ -40,7 +40,14 @@ class EventReader:
         if not self._started:
             self._started = True
             chunk = chunk.removeprefix(_BOM)
-        return self._events(chunk)
+        return self._plain(chunk) or self._events(chunk)
+
+    def _plain(self, chunk: bytes) -> list[bytes] | None:
+        """Return the data of whole events of one data line each, as nearly all are; else ``None``."""
+        if self._data or not (chunk.startswith(b"data: ") and chunk.endswith(b"\n\n")) or b"\r" in chunk:
+            return None
+        events = chunk[6:-2].split(b"\n\ndata: ")
+        return events if chunk.count(b"\n") == 2 * len(events) else None
 
     def _events(self, chunk: bytes) -> list[bytes]:
         lines = chunk.splitlines()

@@ -444,6 +444,7 @@ class StreamedReply:
         self._calls = _CallPieces()
         self._cutter = StopCutter(stop_sequences) if stop_sequences else None
         self._thoughts = ThinkSplitter() if strip_thinking else None
+        self._as_is = self._cutter is None and self._thoughts is None
         self._told: dict[str, Any] | None = None
         self._reason: Any = None
         self._extras = _Extras()
@@ -471,7 +472,10 @@ class StreamedReply:
         return self._delta(delta) if delta else None
 
     def _delta(self, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
-        content = content_text(delta.get("content"))
+        content = delta.get("content")
+        if content and len(delta) == 1 and type(content) is str and self._as_is:
+            return ChatMessageStreamDelta(content)  # a piece of text and nothing else, as nearly all are
+        content = content_text(content)
         calls = delta.get("tool_calls")
         reasoning = reasoning_text(delta)
         if not delta.keys() <= _ORDINARY:

@@ -14,6 +14,7 @@ from manyhands.serve.endpoints import Call, Endpoint, routes
 from manyhands.serve.openapi import document
 from manyhands.serve.problems import Problem, reply
 from manyhands.serve.service import Service
+from manyhands.serve.sse import STRAIGHT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -121,6 +122,8 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        scope[STRAIGHT] = send
 
         async def careful(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -8,6 +8,7 @@ the type. ``docs/serving.md`` has the table.
 from __future__ import annotations
 
 import time
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 from manyhands import events
@@ -16,17 +17,19 @@ from manyhands.errors import AgentError
 from manyhands.messages import ChatMessageStreamDelta
 from manyhands.plugins import by_name
 from manyhands.run import error_dict
-from manyhands.serve.jsonable import jsonable
+from manyhands.serve.jsonable import encoded, jsonable
 from manyhands.steps import ActionStep, FinalAnswerStep, PlanningStep, ToolCall, ToolOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from manyhands.messages import TokenUsage
     from manyhands.run import Run
     from manyhands.steps import MemoryStep
 
 Described = tuple[str, dict[str, Any]]
+# An event's type, and the event as JSON.
+Told = tuple[str, bytes]
 
 
 class Narrator:
@@ -50,6 +53,15 @@ class Narrator:
         parent = run.parent.id if run.parent is not None else None
         for kind, fields in teller(self, run, event):
             yield {"type": kind, "run_id": run.id, "parent_id": parent, "time": time.time(), **fields}
+
+    def write(self, run: Run, event: Any) -> Iterable[Told]:
+        """Return the same as JSON, each with its type."""
+        if type(event) is ChatMessageStreamDelta and not event.restart:
+            if not (event.content or event.reasoning_content):
+                return ()
+            self._streaming.add(run.id)
+            return (("delta", _piece(run, event.content, event.reasoning_content)),)
+        return [(told["type"], encoded(told)) for told in self.tell(run, event)]
 
     # --- Runs and steps -------------------------------------------------------------------------
 
@@ -86,7 +98,7 @@ class Narrator:
             yield "delta", {"step": run.step_number, "restart": True}
         if event.content or event.reasoning_content:
             self._streaming.add(run.id)
-            yield _piece(run, event.content, event.reasoning_content)
+            yield _said(run, event.content, event.reasoning_content)
 
     def _model_end(self, run: Run, event: events.ModelEnd) -> Iterator[Described]:
         """A reply that did not come in pieces is told as one piece."""
@@ -94,7 +106,7 @@ class Narrator:
         if reply is None or run.id in self._streaming:
             return
         if reply.text or reply.reasoning_content:
-            yield _piece(run, reply.text, reply.reasoning_content)
+            yield _said(run, reply.text, reply.reasoning_content)
 
     # --- Acting ---------------------------------------------------------------------------------
 
@@ -181,13 +193,23 @@ def _by_name(run: Run, call: ToolCall) -> Any:
         return call.arguments  # the call is about to fail for it
 
 
-def _piece(run: Run, content: str | None, reasoning: str | None) -> Described:
+def _said(run: Run, content: str | None, reasoning: str | None) -> Described:
     fields: dict[str, Any] = {"step": run.step_number}
     if content:
         fields["content"] = content
     if reasoning:
         fields["reasoning"] = reasoning
     return "delta", fields
+
+
+def _piece(run: Run, content: str | None, reasoning: str | None) -> bytes:
+    """Return a piece of a reply as JSON, written by hand: of all events, most are such."""
+    parent = "null" if run.parent is None else f'"{run.parent.id}"'
+    head = f'{{"type":"delta","run_id":"{run.id}","parent_id":{parent},"time":{time.time()!r}'
+    said = f',"content":{encode_basestring_ascii(content)}' if content else ""
+    if reasoning:
+        said += f',"reasoning":{encode_basestring_ascii(reasoning)}'
+    return f'{head},"step":{run.step_number}{said}}}'.encode("ascii")
 
 
 def _output(run: Run, name: str, tool: str, value: Any, error: BaseException | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from manyhands.serve.events import Narrator, usage
 from manyhands.serve.jsonable import RESULT, encoded, jsonable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from manyhands.run import Run
 
 QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
@@ -86,8 +89,8 @@ class Record:
             self.pending[event.id] = event
         elif isinstance(event, ApprovalEnd):
             self.pending.pop(event.request_id, None)
-        for told in self._narrator.tell(run, event):
-            self.log.append(told)
+        for kind, told in self._narrator.write(run, event):
+            self.log.append(kind, told)
 
     def begin(self) -> None:
         """Note that it has left the queue."""
@@ -124,7 +127,7 @@ class Record:
         """A run that was cancelled in the queue has told nothing itself."""
         fields = {"status": CANCELLED, "error": None, "steps": 0, "seconds": 0.0, "token_usage": None}
         base = {"type": "run_end", "run_id": run.id, "parent_id": None, "time": time.time()}
-        self.log.append({**base, **fields})
+        self.log.append("run_end", encoded({**base, **fields}))
 
     # --- Those who watch ------------------------------------------------------------------------
 
@@ -143,6 +146,15 @@ class Record:
         if self.cancel_on_disconnect and not self.watchers and not self.ended.is_set():
             loop = asyncio.get_running_loop()
             self._grace = loop.call_later(grace, self.cancel, "its client has left")
+
+    @contextlib.contextmanager
+    def watched(self, grace: float) -> Iterator[None]:
+        """Note a watcher for the time of a ``with``; see :meth:`leave`."""
+        self.join()
+        try:
+            yield
+        finally:
+            self.leave(grace)
 
     def _stop_grace(self) -> None:
         if self._grace is not None:

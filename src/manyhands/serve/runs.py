@@ -15,8 +15,6 @@ from manyhands.serve.record import PAUSED, QUEUED, RUNNING
 from manyhands.serve.sse import MEDIA_TYPE, EventStream, unless_left
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from manyhands.serve.record import Record
 
 _ACTIVE = (QUEUED, RUNNING, PAUSED)
@@ -36,7 +34,7 @@ async def started(call: Call, record: Record) -> Response:
         return Response(record.view(), 202, where, JSON_TYPE)
     record.join()
     try:
-        await unless_left(call.request, record.ended.wait)
+        await unless_left(call.request.receive, record.ended.wait)
     finally:
         # Who has left cannot come back to this answer, so there is no grace.
         record.leave(0)
@@ -79,7 +77,7 @@ async def shown(call: Call) -> Response:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await unless_left(call.request, record.ended.wait)
+                    await unless_left(call.request.receive, record.ended.wait)
         finally:
             record.leave(call.service.settings.disconnect_grace)
     return Response(record.view(call.query.steps), 200, None, JSON_TYPE)
@@ -96,7 +94,9 @@ async def streamed(call: Call) -> Response:
     after = _after(call)
     if record.log.ended and after is not None and after >= record.log.last:
         return Response(None, 204)  # a browser that comes back is told that there is no more
-    return EventStream(_events(call, record, after or 0))
+    settings = call.service.settings
+    chunks = record.log.follow(after or 0, settings.heartbeat, _RETRY)
+    return EventStream(chunks, meanwhile=record.watched(settings.disconnect_grace))
 
 
 def _after(call: Call) -> int | None:
@@ -107,18 +107,6 @@ def _after(call: Call) -> int | None:
     if not said.isascii() or not said.isdigit() or len(said) > 16:
         raise Problem(400, "Last-Event-ID must be the id of an event of this run, which is a number.")
     return int(said)
-
-
-async def _events(call: Call, record: Record, after: int) -> AsyncGenerator[bytes, None]:
-    settings = call.service.settings
-    record.join()
-    try:
-        yield _RETRY
-        async with contextlib.aclosing(record.log.follow(after, settings.heartbeat)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-    finally:
-        record.leave(settings.disconnect_grace)
 
 
 ENDPOINTS = [

@@ -18,7 +18,7 @@ from manyhands.serve.app import create_app
 from manyhands.serve.auth import new_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import FrameType
 
     from starlette.applications import Starlette
@@ -32,6 +32,8 @@ logger = logging.getLogger("manyhands.serve")
 # Seconds for answers that are still being sent when all runs have ended.
 _LAST_WORDS = 5
 _BACKLOG = 4096
+# New objects after which the garbage collector looks at the youngest; Python's own is 700 or 2,000.
+_COLLECT_AFTER = 10_000
 
 
 def serve(
@@ -63,11 +65,26 @@ def serve(
     made = new_token() if not tokens and not is_loopback(host) else None
     app = create_app(agents, tokens=[made] if made is not None else tokens, settings=settings)
     with _listening(host, port) as listener:
-        # What is there now stays: the collector need not look through it time and again.
-        gc.collect()
-        gc.freeze()
         server = Server(app, on_ready=lambda: on_ready(_address(listener), made) if on_ready else None)
-        server.run([listener])
+        with _rare_collections():
+            server.run([listener])
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have the garbage collector look less often, because all streams stand still while it does.
+
+    What is there now stays. Runs leave no circles, and a burst of them is no reason to look through all.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def is_loopback(host: str) -> bool:
@@ -103,6 +120,15 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _parser() -> Any:
+    """Return what reads requests and frames answers: where it is installed, that in C."""
+    try:
+        from manyhands.serve.intake import BoundedProtocol
+    except ModuleNotFoundError:
+        return "h11"
+    return BoundedProtocol
+
+
 class Server(uvicorn.Server):
     """Uvicorn, except that a signal first lets runs finish; a second one ends them.
 
@@ -123,8 +149,7 @@ class Server(uvicorn.Server):
                 # Who asks is who is connected: anybody can write a header.
                 proxy_headers=False,
                 ws="none",
-                # The other parser takes headers without an end.
-                http="h11",
+                http=_parser(),
             )
         )
         self._service = app.state.service

@@ -31,8 +31,8 @@ async def sse_events(run: Run, *, heartbeat: float = 15.0) -> AsyncGenerator[byt
     log, narrator = EventLog(), Narrator()
 
     def observe(one: Run, event: Any) -> None:
-        for told in narrator.tell(one, event):
-            log.append(told)
+        for kind, told in narrator.write(one, event):
+            log.append(kind, told)
 
     run.observers.append(observe)
     work = asyncio.ensure_future(_quietly(run))

@@ -79,7 +79,7 @@ async def complete(call: Call) -> Response:
         return EventStream(answer.pieces(call.service.settings.heartbeat), {"X-Run-Id": record.id})
     record.join()
     try:
-        await unless_left(call.request, record.ended.wait)
+        await unless_left(call.request.receive, record.ended.wait)
     finally:
         record.leave(0)
     failure = answer.failure()
@@ -164,7 +164,9 @@ class _Answer:
             if line.startswith(b'data: {"type":"delta"'):
                 event = json.loads(line.removeprefix(b"data: "))
                 if event["run_id"] == self._record.id:
-                    yield self._piece({"reasoning_content": event.get("content") or event["reasoning"]})
+                    said = event.get("reasoning", "") + event.get("content", "")
+                    if said:  # else the reply begins anew, for which this form has no word
+                        yield self._piece({"reasoning_content": said})
 
     def _end(self) -> Iterator[bytes]:
         failure = self.failure()
