@@ -16,6 +16,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,6 @@ from manyhands.steering import Steered
 from manyhands.steps import Timing, plain
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from manyhands.agents import MultiStepAgent
     from manyhands.events import StreamEvent
     from manyhands.executors.base import PythonExecutor
@@ -384,21 +383,12 @@ class Run(Steered, Coroutine[Any, Any, Any]):
     # --- The work -------------------------------------------------------------------------------
 
     async def _main(self) -> Any:
-        current_run.set(self)
-        self.timing = Timing.now()
-        self.agent.began(self)
-        if self.parent is not None:
-            self.parent.history.started(self)
-        end_watch = watching.begin(self)
-        if self.observers:
-            parent = self.parent.id if self.parent else None
-            self.tell(RunStart(self.id, self.agent.name or type(self.agent).__name__, self.task, parent))
+        end_watch = self._begin()
+        drive = self._drive_hooked if manager.in_use else self._drive
         try:
-            if self.agent.limits is None:
-                self.output = await self._work()
-            else:
-                async with self.agent.limits.around(self):
-                    self.output = await self._work()
+            # All in this one coroutine: a run that waits holds each that it is in, and thousands may wait.
+            async with self._slot(), _Clock(self), self._own_turn():
+                self.output = await drive(self)
         except BaseException as error:
             self.error = self._explained(error)
             if isinstance(self.error, AgentError):
@@ -417,37 +407,24 @@ class Run(Steered, Coroutine[Any, Any, Any]):
             current_run.set(None)
         return self.output
 
-    async def _work(self) -> Any:
-        drive = self._drive_hooked if manager.in_use else self._drive
-        began, budget = asyncio.get_running_loop().time(), self.budget
-        unwatch: Callable[[], None] | None = None
-        try:
-            async with asyncio.timeout(self.options.timeout) as limit:
-                self._time_limit = (limit, began)
-                if budget is not None:
-                    budget.begin()
-                    unwatch = budget.watch_time(self._change_time)
-                    self._reschedule()
-                if self._turn is None:
-                    return await drive(self)
-                async with self._turn(self):
-                    return await drive(self)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise self._out_of_time(began) from error
-        finally:
-            self._time_limit = None
-            if unwatch is not None:
-                unwatch()
+    def _begin(self) -> Callable[[], None] | None:
+        """Let everybody know that the run begins; return what ends the watch over its loop."""
+        current_run.set(self)
+        self.timing = Timing.now()
+        self.agent.began(self)
+        if self.parent is not None:
+            self.parent.history.started(self)
+        end_watch = watching.begin(self)
+        if self.observers:
+            parent = self.parent.id if self.parent else None
+            self.tell(RunStart(self.id, self.agent.name or type(self.agent).__name__, self.task, parent))
+        return end_watch
 
-    def _out_of_time(self, began: float) -> AgentError:
-        """Return the error of a run whose alarm rang: that of its budget, unless its own limit came first."""
-        own = math.inf if self.options.timeout is None else began + self.options.timeout
-        if self.budget is not None and asyncio.get_running_loop().time() < own:
-            return self.budget.out_of_time()
-        seconds = f"{self.options.timeout:g}"
-        return RunTimeoutError(f"The run took longer than its limit of {seconds} seconds.")
+    def _slot(self) -> AbstractAsyncContextManager[Any]:
+        return _AT_ONCE if self.agent.limits is None else self.agent.limits.around(self)
+
+    def _own_turn(self) -> AbstractAsyncContextManager[Any]:
+        return _AT_ONCE if self._turn is None else self._turn(self)
 
     async def _drive_hooked(self, _: Run) -> Any:
         self.hooks = RunHooks(self)
@@ -558,6 +535,55 @@ def _watchers(agent: MultiStepAgent, parent: Run | None) -> list[Observer]:
         everywhere = watching.everyone()
         return [*everywhere, *(own for own in agent.observers if own not in everywhere)]
     return [*parent.observers, *(own for own in agent.observers if own not in parent.observers)]
+
+
+# For runs that have nobody to wait for.
+_AT_ONCE: AbstractAsyncContextManager[None] = nullcontext()
+
+
+class _Clock:
+    """The time of a run's work: ends it when its own limit, or that of its budget, is over.
+
+    Args:
+        run: The run.
+    """
+
+    __slots__ = ("_began", "_limit", "_run", "_unwatch")
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._began = asyncio.get_running_loop().time()
+        self._limit = asyncio.timeout(run.options.timeout)
+        self._unwatch: Callable[[], None] | None = None
+
+    async def __aenter__(self) -> None:
+        run = self._run
+        if run.budget is not None:
+            run.budget.begin()
+        await self._limit.__aenter__()
+        run._time_limit = (self._limit, self._began)
+        if run.budget is not None:
+            self._unwatch = run.budget.watch_time(run._change_time)
+            run._reschedule()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._run._time_limit = None
+        if self._unwatch is not None:
+            self._unwatch()
+        try:
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError as timeout:
+            error = timeout
+        if isinstance(error, TimeoutError) and self._limit.expired():
+            raise self._story() from error
+
+    def _story(self) -> AgentError:
+        """Return the error of a run whose alarm rang: that of its budget, unless its own limit came first."""
+        run, timeout = self._run, self._run.options.timeout
+        own = math.inf if timeout is None else self._began + timeout
+        if run.budget is not None and asyncio.get_running_loop().time() < own:
+            return run.budget.out_of_time()
+        return RunTimeoutError(f"The run took longer than its limit of {timeout:g} seconds.")
 
 
 _END = object()

@@ -177,12 +177,16 @@ class CodeTool:
         self.name = tool.name
         self.tool = tool
 
-    async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the tool."""
+    def begin_call(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Return what calls the tool, to be awaited: a coroutine less than :meth:`acall` while it waits."""
         run = current_run.get()
         if run is None:
-            return await self.tool.acall(*args, **kwargs)
+            return self.tool.acall(*args, **kwargs)
         call = ToolCall(self.name, kwargs if not args else [*args, kwargs], "")
-        return await call_tool(run, call, self.tool, args, kwargs)
+        return call_tool(run, call, self.tool, args, kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the tool."""
+        return await self.begin_call(*args, **kwargs)
 
     __call__ = acall

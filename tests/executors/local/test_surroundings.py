@@ -28,11 +28,11 @@ async def slow(x: int) -> int:
 
 async def agents(count: int) -> list[Any]:
     """Many agents that compute and wait at once, beside one that never ends."""
-    base = LocalPythonExecutor(timeout_seconds=0.3)
+    base = LocalPythonExecutor()
     executors = [base.spawn() for _ in range(count)]
     for executor in executors:
         executor.send_tools({"slow": slow})
-    endless = asyncio.create_task(base.spawn().acall(ENDLESS))
+    endless = asyncio.create_task(LocalPythonExecutor(timeout_seconds=0.3).acall(ENDLESS))
     results = await asyncio.gather(*(executor.acall(CALLS) for executor in executors))
     with pytest.raises(InterpreterError, match="0.3 seconds"):
         await endless

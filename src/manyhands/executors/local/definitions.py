@@ -7,7 +7,7 @@ from typing import Any
 
 from manyhands.executors.local import policy
 from manyhands.executors.local.rules import Rules, Scope
-from manyhands.executors.local.tree import is_named, rebinds, split_docstring, where
+from manyhands.executors.local.tree import LOAD, is_named, located, rebinds, split_docstring, where
 
 
 class Definitions(Rules):
@@ -31,8 +31,9 @@ class Definitions(Rules):
         outer, in_class = self.scope, self.scope.kind == "class"
         self.bind(node.name, node)
         self.scopes.append(Scope("type parameters", me=outer.me))
-        parameters = self._type_parameters(node)
-        args, returns = self.arguments(node.args), self.maybe(node.returns)
+        self._type_parameters(node)
+        self.arguments(node.args)
+        node.returns = self.maybe(node.returns)
         self.scopes.pop()
         scope = Scope("function", is_async=isinstance(node, ast.AsyncFunctionDef), me=self._me(node))
         self.scopes.append(scope)
@@ -45,8 +46,9 @@ class Definitions(Rules):
         prologue = self._prologue(node, scope, in_class=in_class)
         if in_class and node.name == "__del__":
             body = self._finalizer(node, body)
-        return type(node)(node.name, args, [*doc, *prologue, *body] or [ast.Pass(**where(node))], decorators,
-                          returns, None, **parameters, **where(node))  # fmt: skip
+        node.decorator_list = decorators
+        node.body = [*doc, *prologue, *body]
+        return node
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
@@ -60,8 +62,9 @@ class Definitions(Rules):
             first = self.brake(node, ast.Return(faded if node.name != "__del__" else None, **at))
         if not (in_class and scope.uses_me and scope.me):
             return [first]
-        mark = ast.Attribute(self.load(scope.me, node), policy.OWN_MARK, ast.Load(), **at)
-        return [first, ast.Expr(mark, **at)]
+        me_here = self.load(scope.me, node)
+        mark = located(ast.Attribute, at, value=me_here, attr=policy.OWN_MARK, ctx=LOAD)
+        return [first, located(ast.Expr, at, value=mark)]
 
     def _finalizer(self, node: Any, body: list[ast.stmt]) -> list[ast.stmt]:
         """A finalizer that is stopped says nothing: the code around it stops at its next checkpoint."""
@@ -69,39 +72,35 @@ class Definitions(Rules):
         handler = ast.ExceptHandler(self.load("$Stop", node), None, [ast.Pass(**at)], **at)
         return [ast.Try(body or [ast.Pass(**at)], [handler], [], [], **at)]
 
-    def _type_parameters(self, node: Any) -> dict[str, Any]:
-        parameters = getattr(node, "type_params", None)
-        if parameters is None:
-            return {}
-        for parameter in parameters:
+    def _type_parameters(self, node: Any) -> None:
+        for parameter in getattr(node, "type_params", ()):
             self.bind(parameter.name, node)
             for part in ("bound", "default_value"):
                 if getattr(parameter, part, None) is not None:
                     setattr(parameter, part, self.visit(getattr(parameter, part)))
-        return {"type_params": parameters}
 
     def visit_TypeAlias(self, node: Any) -> Any:
         self.bind(node.name.id, node)
         self.scopes.append(Scope("type parameters"))
-        parameters = self._type_parameters(node)
-        value = self.visit(node.value)
+        self._type_parameters(node)
+        node.value = self.visit(node.value)
         self.scopes.pop()
-        return type(node)(node.name, parameters["type_params"], value, **where(node))
+        return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
         decorators = self.visits(node.decorator_list)
         self.bind(node.name, node)
         self.scopes.append(Scope("type parameters"))
-        parameters = self._type_parameters(node)
-        bases = self.visits(node.bases)
-        keywords = [ast.keyword(k.arg, self.visit(k.value), **where(k)) for k in node.keywords]
+        self._type_parameters(node)
+        node.bases = self.visits(node.bases)
+        self.keywords(node.keywords)
         self.scopes.pop()
         guards = any(getattr(s, "name", "") == "__getattribute__" for s in node.body)
         self.scopes.append(Scope("class", owner=node.name, guards_reads=guards))
         doc, rest = split_docstring(node.body)
         # Marked from the beginning: __init_subclass__ and enum members run before the class is complete.
-        mark = ast.Name(policy.OWN_MARK, ast.Store(), **where(node))
-        first = ast.Assign([mark], self.load("$mark", node), **where(node))
-        body = [*doc, first, *self.body(rest)]
+        first = self.assign(policy.OWN_MARK, self.load("$mark", node), node)
+        node.body = [*doc, first, *self.body(rest)]
         self.scopes.pop()
-        return ast.ClassDef(node.name, bases, keywords, body, decorators, **parameters, **where(node))
+        node.decorator_list = decorators
+        return node

@@ -237,7 +237,7 @@ class LocalPythonExecutor(PythonExecutor):
     def _failure(self, step: Step, error: BaseException, code: str, logs: str) -> InterpreterError:
         names = [*self.state, *self._kit.builtins]
         failure = InterpreterError(explain.failure_text(error, code, names), logs=logs)
-        _, origin = step.origins.get(id(error), (None, error))
+        _, origin = (step.origins or {}).get(id(error), (None, error))
         failure.__cause__ = origin
         return failure
 

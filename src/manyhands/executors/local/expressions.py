@@ -10,13 +10,15 @@ from manyhands.executors.local.concurrency import is_gatherer
 from manyhands.executors.local.rules import RESULT, Forbidden, Rules, Scope
 from manyhands.executors.local.tree import (
     LITERALS,
+    below,
     bounded_operator,
-    calls,
+    calls_inside,
     calls_per_element,
     consumes,
     is_harmless_format,
     is_wide,
     keeps_items,
+    located,
     where,
 )
 
@@ -43,14 +45,16 @@ class Expressions(Rules):
         outside = next(s for s in reversed(self.scopes) if s.kind != "comprehension")
         if outside.kind == "module" and node.target.id in self.tools:
             raise Forbidden(f"Cannot assign to name '{node.target.id}': it is a tool.", node)
-        return ast.NamedExpr(node.target, self.visit(node.value), **where(node))
+        node.value = self.visit(node.value)
+        return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         if not isinstance(node.ctx, ast.Load):
             return self._attribute_target(node)
         value = self._class_of(node) or self.visit(node.value)
         if policy.attribute_is_free(node.attr) or self._is_mine(node):
-            return ast.Attribute(value, node.attr, node.ctx, **where(node))
+            node.value = value
+            return node
         name = policy.mangle(node.attr, self.owner())
         return self.call("$getattr", node, value, self.text(name, node))
 
@@ -62,7 +66,8 @@ class Expressions(Rules):
         inner = node.value
         if not isinstance(inner, ast.Attribute) or inner.attr != "__class__" or node.attr != "__name__":
             return None
-        return ast.Attribute(self.visit(inner.value), inner.attr, ast.Load(), **where(inner))
+        inner.value = self.visit(inner.value)
+        return inner
 
     def _is_mine(self, node: ast.Attribute) -> bool:
         """``self._x`` in a method.
@@ -82,92 +87,109 @@ class Expressions(Rules):
     def _attribute_target(self, node: ast.Attribute) -> ast.expr:
         value = self.visit(node.value)
         if self._is_mine(node):
-            return ast.Attribute(value, node.attr, node.ctx, **where(node))
+            node.value = value
+            return node
         name = policy.mangle(node.attr, self.owner())
         slot = self.call("$slot", node, value, self.text(name, node))
-        return ast.Attribute(slot, "v", node.ctx, **where(node))
+        return located(ast.Attribute, where(node), value=slot, attr="v", ctx=node.ctx)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        return ast.Subscript(self.visit(node.value), self.visit(node.slice), node.ctx, **where(node))
+        node.value, node.slice = self.visit(node.value), self.visit(node.slice)
+        return node
 
     def visit_Slice(self, node: ast.Slice) -> ast.expr:
-        return ast.Slice(self.maybe(node.lower), self.maybe(node.upper), self.maybe(node.step), **where(node))
+        node.lower, node.upper = self.maybe(node.lower), self.maybe(node.upper)
+        node.step = self.maybe(node.step)
+        return node
 
     def visit_Starred(self, node: ast.Starred) -> ast.expr:
         if not isinstance(node.ctx, ast.Load):
-            return ast.Starred(self.visit(node.value), node.ctx, **where(node))
-        return ast.Starred(self.watched(node.value, star=True), node.ctx, **where(node))
+            node.value = self.visit(node.value)
+        else:
+            node.value = self.watched(node.value, star=True)
+        return node
 
-    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
-        return ast.Tuple(self.visits(node.elts), node.ctx, **where(node))
+    def visit_Tuple(self, node: ast.Tuple | ast.List | ast.Set) -> ast.expr:
+        node.elts = self.visits(node.elts)
+        return node
 
-    def visit_List(self, node: ast.List) -> ast.expr:
-        return ast.List(self.visits(node.elts), node.ctx, **where(node))
-
-    def visit_Set(self, node: ast.Set) -> ast.expr:
-        return ast.Set(self.visits(node.elts), **where(node))
+    visit_List = visit_Set = visit_Tuple
 
     def visit_Dict(self, node: ast.Dict) -> ast.expr:
-        return ast.Dict([self.maybe(key) for key in node.keys], self.visits(node.values), **where(node))
+        node.keys, node.values = [self.maybe(key) for key in node.keys], self.visits(node.values)
+        return node
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        return ast.BoolOp(node.op, self.visits(node.values), **where(node))
+        node.values = self.visits(node.values)
+        return node
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        return ast.UnaryOp(node.op, self.visit(node.operand), **where(node))
+        node.operand = self.visit(node.operand)
+        return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         guard = bounded_operator(node.op, node.left, node.right)
         left, right = self.visit(node.left), self.visit(node.right)
         if guard is not None:
             return self.call(guard, node, left, right)
-        return ast.BinOp(left, node.op, right, **where(node))
+        node.left, node.right = left, right
+        return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        return ast.Compare(self.visit(node.left), node.ops, self.visits(node.comparators), **where(node))
+        node.left, node.comparators = self.visit(node.left), self.visits(node.comparators)
+        return node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        return ast.IfExp(self.visit(node.test), self.visit(node.body), self.visit(node.orelse), **where(node))
+        node.test = self.visit(node.test)
+        node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
+        return node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
-        return ast.JoinedStr(self.visits(node.values), **where(node))
+        node.values = self.visits(node.values)
+        return node
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.expr:
         spec = node.format_spec
         if isinstance(spec, ast.JoinedStr):
             spec = self.visit(spec)
             if not all(isinstance(part, ast.Constant) for part in spec.values) or is_wide(spec):
-                checked = self.call("$spec", node, spec)
-                spec = ast.JoinedStr([ast.FormattedValue(checked, -1, None, **where(node))], **where(node))
-        return ast.FormattedValue(self.visit(node.value), node.conversion, spec, **where(node))
+                at, checked = where(node), self.call("$spec", node, spec)
+                value = located(ast.FormattedValue, at, value=checked, conversion=-1, format_spec=None)
+                spec = located(ast.JoinedStr, at, values=[value])
+        node.value, node.format_spec = self.visit(node.value), spec
+        return node
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
-        args = self.arguments(node.args)
+        # A lambda that calls nothing cannot recurse, and ends by itself.
+        ends = not calls_inside(node.body)
+        self.arguments(node.args)
         self.scopes.append(Scope("function", me=self.still_me(node.args)))
         self.bind_arguments(node.args)
-        body = self.visit(node.body)
+        node.body = self.visit(node.body)
         self._leave_nested()
-        at = where(node)
-        if any(map(calls, ast.walk(node.body))):
-            # A lambda that calls nothing cannot recurse, and ends by itself.
-            body = ast.IfExp(self.on_time(node), body, self.text(None, node), **at)
-        return ast.Lambda(args, body, **at)
+        if not ends:
+            test, other = self.on_time(node), self.text(None, node)
+            node.body = located(ast.IfExp, where(node), test=test, body=node.body, orelse=other)
+        return node
 
     def visit_Yield(self, node: ast.Yield) -> ast.expr:
-        return ast.Yield(self.maybe(node.value), **where(node))
+        node.value = self.maybe(node.value)
+        return node
 
     def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.expr:
-        return ast.YieldFrom(self.watched(node.value), **where(node))
+        node.value = self.watched(node.value)
+        return node
 
     def visit_Await(self, node: ast.Await) -> ast.expr:
         value = self.visit(node.value)
         if self.in_function():
-            return ast.Await(self.call("$awaitable", node, value), **where(node))
+            node.value = self.call("$awaitable", node, value)
+            return node
         return self.call("$await", node, value)
 
     # --- comprehensions ------------------------------------------------------------------------
 
-    def generators(self, node: Any) -> list[ast.comprehension]:
+    def generators(self, node: Any) -> None:
         """Visit the ``for`` clauses.
 
         Where the element calls nothing, its iterables are split into pieces with checkpoints between.
@@ -176,29 +198,32 @@ class Expressions(Rules):
         """
         clauses: list[ast.comprehension] = node.generators
         calls = any(clause.is_async for clause in clauses) or calls_per_element(node)
-        new = []
         for index, clause in enumerate(clauses):
             if clause.is_async:
                 self.async_here()
             source = self.visit(clause.iter)
             if not calls and not isinstance(clause.iter, LITERALS):
                 source = self.call("$lim", clause.iter, source)
-            self.scopes.append(Scope("comprehension", me=self.scope.me))
-            target = self.visit(clause.target)
-            if any(isinstance(n, ast.Name) and n.id == self.scope.me for n in ast.walk(clause.target)):
-                self.scopes[-1].me = None
-            ifs = self.visits(clause.ifs)
+            self.scopes.append(Scope("comprehension", me=self._still_me_after(clause.target)))
+            clause.target = self.visit(clause.target)
+            clause.ifs = self.visits(clause.ifs)
             if calls or index < len(clauses) - 1:
-                ifs.insert(0, self.on_time(clause.iter))
-            new.append(ast.comprehension(target, source, ifs, clause.is_async))
-        return new
+                clause.ifs.insert(0, self.on_time(clause.iter))
+            clause.iter = source
+
+    def _still_me_after(self, target: ast.expr) -> str | None:
+        me = self.scope.me
+        if me is None or any(isinstance(n, ast.Name) and n.id == me for n in below(target)):
+            return None
+        return me
 
     def _comprehension(self, node: Any, *parts: str) -> ast.expr:
-        generators = self.generators(node)
-        values = [self.visit(getattr(node, part)) for part in parts]
-        for _ in generators:
+        self.generators(node)
+        for part in parts:
+            setattr(node, part, self.visit(getattr(node, part)))
+        for _ in node.generators:
             self._leave_nested()
-        made: ast.expr = type(node)(*values, generators, **where(node))
+        made: ast.expr = node
         return made
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
@@ -222,24 +247,20 @@ class Expressions(Rules):
             return special
         gathers = self.tasks.active and (is_gatherer(node.func) or self.tasks.collects(node.func))
         if gathers:
-            arguments = [self.deferred(arg) for arg in node.args]
+            node.args = [self.deferred(arg) for arg in node.args]
         elif consumes(node.func):
             keeps = keeps_items(node.func)
-            arguments = [self.watched(arg, star=keeps) for arg in node.args]
+            node.args = [self.watched(arg, star=keeps) for arg in node.args]
         else:
-            arguments = self.visits(node.args)
-        keywords = [ast.keyword(k.arg, self.visit(k.value), **where(k)) for k in node.keywords]
+            node.args = self.visits(node.args)
+        self.keywords(node.keywords)
         for keyword in node.keywords:
             if keyword.arg is not None and "$" in keyword.arg:
                 raise Forbidden(f"The name '{keyword.arg}' is reserved.", node)
-        return ast.Call(self._callee(node), arguments, keywords, **where(node))
-
-    def _callee(self, node: ast.Call) -> ast.expr:
         func = node.func
-        if isinstance(func, ast.Attribute) and func.attr == "format" and is_harmless_format(func.value):
-            return ast.Attribute(func.value, "format", ast.Load(), **where(func))
-        new: ast.expr = self.visit(func)
-        return new
+        if not (isinstance(func, ast.Attribute) and func.attr == "format" and is_harmless_format(func.value)):
+            node.func = self.visit(func)
+        return node
 
     def _name_call(self, node: ast.Call) -> ast.expr | None:
         """Builtins that look at the frame of their caller."""
@@ -254,27 +275,31 @@ class Expressions(Rules):
             return self.call("$typeof", node, self.visit(node.args[0]))
         if name in ("eval", "exec") and len(node.args) == 1 and self.in_function():
             here = self.call("$names", node, self.call("$locals", node), self.text("locals", node))
-            return ast.Call(
-                node.func, [self.visit(node.args[0]), self.text(None, node), here], [], **where(node)
-            )
+            node.args = [self.visit(node.args[0]), self.text(None, node), here]
+            return node
         return None
 
     def deferred(self, node: ast.expr) -> ast.expr:
         """An argument of ``gather``: calls of tools in it start there, side by side."""
-        at = where(node)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and self._name_call(node) is None:
-            arguments = [self.visit(node.func), *self.visits(node.args)]
-            keywords = [ast.keyword(k.arg, self.visit(k.value), **where(k)) for k in node.keywords]
-            return ast.Call(self.load("$later", node), arguments, keywords, **at)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            special = self._name_call(node)
+            if special is not None:
+                return special
+            node.args = [self.visit(node.func), *self.visits(node.args)]
+            self.keywords(node.keywords)
+            node.func = self.load("$later", node)
+            return node
         if isinstance(node, ast.Starred):
-            return ast.Starred(self.deferred(node.value), node.ctx, **at)
+            node.value = self.deferred(node.value)
+            return node
         if isinstance(node, (ast.List, ast.Tuple)):
-            return type(node)([self.deferred(e) for e in node.elts], node.ctx, **at)
+            node.elts = [self.deferred(element) for element in node.elts]
+            return node
         if isinstance(node, (ast.ListComp, ast.GeneratorExp, ast.SetComp)):
-            generators = self.generators(node)
-            element = self.deferred(node.elt)
-            for _ in generators:
+            self.generators(node)
+            node.elt = self.deferred(node.elt)
+            for _ in node.generators:
                 self._leave_nested()
-            return type(node)(element, generators, **at)
+            return node
         new: ast.expr = self.visit(node)
         return new

@@ -8,6 +8,7 @@ at function entry let the scheduler take the processor away and end the code. *G
 behind every construct that could catch an exception make sure that none can keep the code alive once it has
 to stop.
 
+The tree that was parsed is changed in place: making a node costs ten times what setting a field does.
 All names added hold a dollar sign: no source can spell them. Names of the module scope are declared
 ``global``, which lets CPython use its cached lookups at top level, where agents write most of their loops.
 """
@@ -19,9 +20,11 @@ import ast
 from manyhands.executors.local.definitions import Definitions
 from manyhands.executors.local.rules import ALIVE, DUE, RESULT, TICK, Forbidden
 from manyhands.executors.local.statements import Statements
-from manyhands.executors.local.tree import where
+from manyhands.executors.local.tree import located
 
 __all__ = ["DUE", "RESULT", "Forbidden", "Rewriter"]
+
+_BEGINNING = {"lineno": 1, "col_offset": 0, "end_lineno": 1, "end_col_offset": 0}
 
 
 class Rewriter(Statements, Definitions):
@@ -39,21 +42,20 @@ class Rewriter(Statements, Definitions):
             body = body[:-1] + self._with_result(body[-1])
         new = self.body(body)
         names = sorted(self.module_names) + [DUE, TICK, ALIVE, RESULT]
-        declared = ast.Global(names, lineno=1, col_offset=0, end_lineno=1, end_col_offset=0)
-        return ast.Module([declared, *new], [])
+        tree.body = [located(ast.Global, _BEGINNING, names=names), *new]
+        return tree
 
     def _with_result(self, last: ast.stmt) -> list[ast.stmt]:
-        at = where(last)
-        target = ast.Name(RESULT, ast.Store(), **at)
         if isinstance(last, ast.Expr):
-            return [ast.Assign([target], last.value, **at)]
+            return [self.assign(RESULT, last.value, last)]
         if isinstance(last, ast.Assign) and len(last.targets) == 1 and isinstance(last.targets[0], ast.Name):
-            return [last, ast.Assign([target], self.load(last.targets[0].id, last), **at)]
+            return [last, self.assign(RESULT, self.load(last.targets[0].id, last), last)]
         return [last]
 
     def expression(self, tree: ast.Expression) -> ast.Expression:
         """Rewrite the argument of ``eval``."""
-        return ast.Expression(self.visit(tree.body))
+        tree.body = self.visit(tree.body)
+        return tree
 
 
 Rewriter.visitors = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from manyhands.executors.local import policy
-from manyhands.executors.local.tree import LITERALS, all_arguments, where
+from manyhands.executors.local.tree import LITERALS, LOAD, STORE, all_arguments, located, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +18,9 @@ DUE = "$due"
 TICK = "$tick"
 ALIVE = "$alive"
 RESULT = "$result"
+
+
+_IS, _IS_NOT, _NOT, _OR = ast.Is(), ast.IsNot(), ast.Not(), ast.Or()
 
 
 class Forbidden(Exception):
@@ -38,7 +41,7 @@ class Scope:
     me: str | None = None
     uses_me: bool = False
     guards_reads: bool = False
-    globals: set[str] = field(default_factory=set)
+    globals: frozenset[str] = frozenset()
 
 
 class Rules:
@@ -124,32 +127,44 @@ class Rules:
     # --- building blocks -----------------------------------------------------------------------
 
     def load(self, name: str, node: ast.AST) -> ast.Name:
-        return ast.Name(name, ast.Load(), **where(node))
+        return located(ast.Name, where(node), id=name, ctx=LOAD)
 
     def call(self, name: str, node: ast.AST, *args: ast.expr) -> ast.Call:
-        return ast.Call(self.load(name, node), list(args), [], **where(node))
+        at = where(node)
+        func = located(ast.Name, at, id=name, ctx=LOAD)
+        return located(ast.Call, at, func=func, args=list(args), keywords=[])
+
+    def assign(self, name: str, value: ast.expr, node: ast.AST) -> ast.Assign:
+        """``name = value``, at the place of ``node``."""
+        at = where(node)
+        target = located(ast.Name, at, id=name, ctx=STORE)
+        return located(ast.Assign, at, targets=[target], value=value, type_comment=None)
 
     def text(self, value: str | bool | None, node: ast.AST) -> ast.Constant:
-        return ast.Constant(value, **where(node))
+        return located(ast.Constant, where(node), value=value, kind=None)
 
     def checkpoint(self, node: ast.AST) -> ast.stmt:
         """``if $due is not None: $tick()``."""
         at = where(node)
-        return ast.If(self._due(node, ast.IsNot()), [ast.Expr(self.call(TICK, node), **at)], [], **at)
+        tick = located(ast.Expr, at, value=self.call(TICK, node))
+        return located(ast.If, at, test=self._due(node, _IS_NOT), body=[tick], orelse=[])
 
     def brake(self, node: ast.AST, *otherwise: ast.stmt) -> ast.stmt:
         """A checkpoint with ``if not $alive(): <otherwise>``; ``$alive`` raises when the code has to stop."""
         at = where(node)
-        gone = ast.UnaryOp(ast.Not(), self.call(ALIVE, node), **at)
-        return ast.If(self._due(node, ast.IsNot()), [ast.If(gone, list(otherwise), [], **at)], [], **at)
+        gone = located(ast.UnaryOp, at, op=_NOT, operand=self.call(ALIVE, node))
+        inner = located(ast.If, at, test=gone, body=list(otherwise), orelse=[])
+        return located(ast.If, at, test=self._due(node, _IS_NOT), body=[inner], orelse=[])
 
     def on_time(self, node: ast.AST, then: str = TICK) -> ast.expr:
         """``$due is None or $tick()``, which is always true."""
-        return ast.BoolOp(ast.Or(), [self._due(node, ast.Is()), self.call(then, node)], **where(node))
+        values = [self._due(node, _IS), self.call(then, node)]
+        return located(ast.BoolOp, where(node), op=_OR, values=values)
 
     def _due(self, node: ast.AST, compare: ast.cmpop) -> ast.expr:
         # Compared with None, which is one instruction: from 3.13 on, the truth of a value is another one.
-        return ast.Compare(self.load(DUE, node), [compare], [self.text(None, node)], **where(node))
+        none = self.text(None, node)
+        return located(ast.Compare, where(node), left=self.load(DUE, node), ops=[compare], comparators=[none])
 
     def watched(self, node: ast.expr, *, star: bool = False) -> ast.expr:
         """An iterable on its way into one C call, which may keep every item."""
@@ -161,25 +176,21 @@ class Rules:
 
     # --- what several rules ask ----------------------------------------------------------------
 
-    def arguments(self, args: ast.arguments) -> ast.arguments:
+    def arguments(self, args: ast.arguments) -> None:
         """Defaults and notes belong to the scope outside."""
         for arg in all_arguments(args):
             problem = policy.name_problem(arg.arg) if policy.is_dunder(arg.arg) or "$" in arg.arg else None
             if problem or policy.is_dunder(arg.arg):
                 raise Forbidden(problem or f"Forbidden access to dunder name: {arg.arg}", arg)
-        one = self._argument
-        return ast.arguments(
-            [one(a) for a in args.posonlyargs],
-            [one(a) for a in args.args],
-            one(args.vararg) if args.vararg else None,
-            [one(a) for a in args.kwonlyargs],
-            [self.maybe(d) for d in args.kw_defaults],
-            one(args.kwarg) if args.kwarg else None,
-            self.visits(args.defaults),
-        )
+        for arg in all_arguments(args):
+            if arg.annotation is not None:
+                arg.annotation = self.visit(arg.annotation)
+        args.kw_defaults = [self.maybe(default) for default in args.kw_defaults]
+        args.defaults = self.visits(args.defaults)
 
-    def _argument(self, arg: ast.arg) -> ast.arg:
-        return ast.arg(arg.arg, self.maybe(arg.annotation), None, **where(arg))
+    def keywords(self, keywords: list[ast.keyword]) -> None:
+        for keyword in keywords:
+            keyword.value = self.visit(keyword.value)
 
     def bind_arguments(self, args: ast.arguments) -> None:
         self.stored.update(arg.arg for arg in all_arguments(args))

@@ -1,8 +1,9 @@
 """How the agent's code gets the processor, waits, and loses it.
 
-Each piece of sequential code is a *strand*: a greenlet that is driven by a coroutine on the event loop. When
-the code has to wait (for a tool, for ``asyncio.sleep``), the strand switches to its driver with a request;
-the driver awaits it, and switches back with the value: the code sees a plain function call.
+Each piece of sequential code is a *strand*: it runs in a greenlet, its *worker*, and is driven by a coroutine
+on the event loop. When the code has to wait (for a tool, for ``asyncio.sleep``), the worker switches to the
+driver with a request; the driver awaits it, and switches back with the value: the code sees a plain function
+call. A worker whose strand came to its end by itself may take another one.
 
 Code that computes runs in *slices*. A watchdog thread sets ``$due`` in the namespace of the code whose slice
 is over; its next checkpoint switches to the driver, which queues for another slice in the *lane* of its loop:
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 import weakref
@@ -36,8 +38,18 @@ if TYPE_CHECKING:
 
 #: Length of a slice, in seconds. The interpreter hands over its lock up to 5 ms later.
 SLICE = 0.002
-#: How long all lanes stay quiet before the watchdog goes to sleep.
-_QUIET_TICKS = 12
+#: Seconds between two looks of the watchdog while nobody runs. Each look takes the interpreter's lock away
+#: from whoever works: with one every 2 ms they were a twentieth of what an agent's step costs.
+_IDLE = 0.01
+#: How many of them before the watchdog goes to sleep.
+_QUIET_LOOKS = 5
+
+#: Workers that wait for work at a time, and seconds until they end when there is none.
+_MOST_WAITING = 32
+_PATIENCE = 0.1
+#: Frames on the stack of the thread from which on a worker is not used again: it would begin the next strand
+#: at that depth, too near to the limit of recursion.
+_DEEP = 100
 
 _YIELD = object()
 _clock = time.perf_counter
@@ -66,24 +78,34 @@ class Ended(Stop):
     """Whoever waits for the code has cancelled it, or the step is over and this strand was left behind."""
 
 
-class Strand(greenlet):
+class Strand:
     """One sequential piece of the agent's code, and where it waits."""
 
-    __slots__ = ("driver", "interrupted", "started", "step", "waiting")
+    __slots__ = (
+        "context",
+        "dead",
+        "driver",
+        "function",
+        "interrupted",
+        "result",
+        "started",
+        "step",
+        "waiting",
+        "worker",
+    )
 
     def __init__(self, step: Step, function: Callable[[], Any], context: Context) -> None:
-        super().__init__(function)
-        self.gr_context = context
+        self.function: Callable[[], Any] | None = function
+        self.context: Context | None = context
         self.step = step
         self.started = False
+        self.dead = False
+        self.result: Any = None
+        #: The greenlet that it runs in, from its beginning to its end.
+        self.worker: Worker | None = None
         self.waiting: asyncio.Future[Any] | None = None
         self.driver: asyncio.Task[Any] | None = None
         self.interrupted = False
-
-    def begin(self) -> Any:
-        """Switch to it for the first time."""
-        self.started = True
-        return self.switch()
 
     def interrupt(self) -> None:
         """Make whatever the strand waits for raise ``CancelledError`` in its driver."""
@@ -92,6 +114,50 @@ class Strand(greenlet):
         elif self.driver is not None and not self.interrupted:
             self.interrupted = True
             self.driver.cancel()
+
+
+class Worker(greenlet):
+    """A greenlet that runs strands, one after the other.
+
+    To begin one costs 9 µs, nearly all of it for the stack of Python frames, which CPython maps and unmaps;
+    to switch to one that waits for work, half a microsecond.
+    """
+
+    __slots__ = ("is_fit", "strand")
+
+    def __init__(self) -> None:
+        super().__init__(_work)
+        #: What runs in it now; None while it waits for work.
+        self.strand: Strand | None = None
+        #: Whether it may take another strand when this one is over.
+        self.is_fit = _is_shallow()
+
+
+def _work(_: object) -> None:
+    """What workers do: one frame of it, because code that waits keeps each."""
+    while True:
+        strand = current_strand()
+        function, strand.function = strand.function, None
+        if function is not None:
+            strand.result = function()
+        strand.dead = True
+        worker, strand.worker = strand.worker, None
+        if worker is None:
+            return
+        worker.strand = None
+        if not worker.is_fit:
+            return
+        del strand, function, worker  # nothing is held while it waits for work
+        getcurrent().parent.switch()  # type: ignore[union-attr]
+
+
+def _is_shallow() -> bool:
+    """True when there are few frames below: a greenlet keeps the depth that it begins with."""
+    try:
+        sys._getframe(_DEEP)
+    except ValueError:
+        return True
+    return False
 
 
 class Step:
@@ -103,6 +169,11 @@ class Step:
         seconds: How long it may take, not counting the time it waits for tools; None for no limit.
         session: What outlives the step: the executor's own objects.
     """
+
+    __slots__ = (
+        "_timer", "_tools", "_tools_since", "_tools_total", "answer", "beside", "children", "cpu", "lane",
+        "loop", "main", "namespace", "origins", "output", "seconds", "session", "shown", "started", "stop",
+    )  # fmt: skip
 
     def __init__(
         self, namespace: dict[str, Any], output: Output, seconds: float | None, session: Any
@@ -120,7 +191,7 @@ class Step:
         #: The text of the answer.
         self.shown: str | None = None
         #: Errors of tools as the code sees them, with the originals.
-        self.origins: dict[int, tuple[BaseException, BaseException]] = {}
+        self.origins: dict[int, tuple[BaseException, BaseException]] | None = None
         #: The strand that runs the snippet, while it does.
         self.main: Strand | None = None
         # Sets take 216 bytes each, and most steps have but one strand and no task.
@@ -162,7 +233,7 @@ class Step:
         if self.stop is None:
             self.stop = reason
         self.namespace[DUE] = True
-        current = getcurrent()
+        current = strand_here()
         for strand in (self.main, *(self.beside or ())):
             if strand is not None and strand is not current and strand is not besides:
                 strand.interrupt()
@@ -179,15 +250,23 @@ class Step:
 
     async def use_tool(self, call: Awaitable[Any]) -> Any:
         """Await ``call``; the time it takes is not the code's."""
-        if self._tools == 0:
-            self._tools_since = _clock()
-        self._tools += 1
+        self.tool_begins()
         try:
             return await call
         finally:
-            self._tools -= 1
-            if self._tools == 0:
-                self._tools_total += _clock() - self._tools_since
+            self.tool_ends()
+
+    def tool_begins(self) -> None:
+        """Note that a tool works from now on."""
+        if self._tools == 0:
+            self._tools_since = _clock()
+        self._tools += 1
+
+    def tool_ends(self) -> None:
+        """Note that a tool works no more."""
+        self._tools -= 1
+        if self._tools == 0:
+            self._tools_total += _clock() - self._tools_since
 
     def spawn(self, function: Callable[[], Any]) -> tuple[Strand, asyncio.Task[Any]]:
         """Run ``function`` as a strand of its own, beside the current one."""
@@ -230,10 +309,16 @@ class Step:
             self.children.difference_update(tasks)
 
 
+def strand_here() -> Strand | None:
+    """The strand that calls; None outside of one."""
+    worker = getcurrent()
+    return worker.strand if type(worker) is Worker else None
+
+
 def current_strand() -> Strand:
     """The strand that calls; raises outside of one."""
-    strand = getcurrent()
-    if type(strand) is not Strand:
+    strand = strand_here()
+    if strand is None:
         raise OutsideError
     return strand
 
@@ -248,9 +333,7 @@ def current_step() -> Step:
 
 def tick() -> bool:
     """The slow half of a checkpoint: give the processor away, or end."""
-    strand = getcurrent()
-    if type(strand) is not Strand:
-        raise OutsideError
+    strand = current_strand()
     step = strand.step
     if step.stop is not None:
         raise step.stop
@@ -266,15 +349,13 @@ def tick() -> bool:
 
 def alive() -> bool:
     """Like :func:`tick`, but answers False outside of a step instead of raising."""
-    if type(getcurrent()) is not Strand:
-        return False
-    return tick()
+    return False if strand_here() is None else tick()
 
 
 def checkpoint() -> None:
     """A checkpoint for code of ours that works on behalf of the agent's code."""
-    strand = getcurrent()
-    if type(strand) is Strand and strand.step.namespace.get(DUE, True):
+    strand = strand_here()
+    if strand is not None and strand.step.namespace.get(DUE, True):
         tick()
 
 
@@ -284,12 +365,13 @@ def wait_tool(call: Awaitable[Any]) -> Any:
     if strand.step.stop is not None:
         _discard(call)
         raise strand.step.stop
-    return _switch(strand, (True, call))
+    return _unless_stopped(strand, _parent(strand).switch((True, call)))
 
 
 def wait_future(future: asyncio.Future[Any]) -> Any:
     """Wait for a future from inside a strand."""
-    return _switch(current_strand(), (False, future))
+    strand = current_strand()
+    return _unless_stopped(strand, _parent(strand).switch((False, future)))
 
 
 def sleep(seconds: float) -> None:
@@ -300,20 +382,19 @@ def sleep(seconds: float) -> None:
     future = strand.step.loop.create_future()
     timer = strand.step.loop.call_later(seconds, _wake, future)
     try:
-        _switch(strand, (False, future))
+        _unless_stopped(strand, _parent(strand).switch((False, future)))
     finally:
         timer.cancel()
 
 
-def _switch(strand: Strand, request: object) -> Any:
-    value = _parent(strand).switch(request)
+def _unless_stopped(strand: Strand, value: Any) -> Any:
     if strand.step.stop is not None:
         raise strand.step.stop
     return value
 
 
 def _parent(strand: Strand) -> greenlet:
-    parent = strand.parent
+    parent = None if strand.worker is None else strand.worker.parent
     if parent is None:
         raise OutsideError
     return parent
@@ -350,7 +431,15 @@ async def drive(strand: Strand) -> Any:
                 return request
             value, error = None, None
             try:
-                value = await _answer(strand, request)
+                if request is not _YIELD and request[0]:
+                    # As Step.use_tool, without its coroutine: thousands may wait for tools at once.
+                    step.tool_begins()
+                    try:
+                        value = await request[1]
+                    finally:
+                        step.tool_ends()
+                else:
+                    value = await _answer(strand, request)
                 if lane.is_full():
                     await lane.turn(strand)
             except asyncio.CancelledError as cancelled:
@@ -370,12 +459,11 @@ async def drive(strand: Strand) -> Any:
 
 
 def _answer(strand: Strand, request: Any) -> Awaitable[Any]:
-    """What its driver has to wait for."""
+    """What its driver has to wait for that is no tool."""
     if request is _YIELD:
         strand.step.watch_time()
         return strand.step.lane.turn(strand)
-    is_tool, awaitable = request
-    return strand.step.use_tool(awaitable) if is_tool else _future(strand, awaitable)
+    return _future(strand, request[1])
 
 
 async def _future(strand: Strand, future: asyncio.Future[Any]) -> Any:
@@ -405,9 +493,61 @@ def _unwind(strand: Strand) -> None:
     if strand is step.main:
         step.halt(Ended, besides=strand)  # the main strand: the whole step ends with it
     for _ in range(100):
-        if not strand or strand.dead:
+        if strand.worker is None:
             return
         step.lane.resume(strand, None, Ended())
+
+
+class Workers:
+    """The workers of one event loop that wait for work: few, and not for long.
+
+    They end with the loop, in its thread, and after a moment in which none was needed.
+    """
+
+    def __init__(self, loop: weakref.ref[asyncio.AbstractEventLoop]) -> None:
+        self._loop = loop
+        self._waiting: list[Worker] = []
+        #: The greenlet that they were dismissed to: in another thread, it is another one.
+        self._home: greenlet | None = None
+        self._was_used = False
+        # Whether a look is due. The handle of its timer would keep the loop alive, and the loop keeps this.
+        self._is_watched = False
+
+    def hire(self, strand: Strand, current: greenlet) -> Worker:
+        """Return a worker for ``strand``, which begins with the next switch to it."""
+        self._was_used = True
+        worker = self._waiting.pop() if self._waiting and self._home is current else Worker()
+        worker.gr_context, strand.context = strand.context, None
+        worker.strand, strand.worker = strand, worker
+        strand.started = True
+        return worker
+
+    def dismiss(self, worker: Worker, current: greenlet) -> None:
+        """Keep ``worker`` for another strand, or let it end."""
+        if worker.dead:
+            return
+        worker.gr_context = None
+        if self._home is not current:
+            self._waiting.clear()
+            self._home = current
+        loop = self._loop()
+        if loop is None or len(self._waiting) >= _MOST_WAITING:
+            worker.throw()
+            return
+        self._waiting.append(worker)
+        if not self._is_watched:
+            self._is_watched = True
+            loop.call_later(_PATIENCE, self._look, context=Context())
+
+    def _look(self) -> None:
+        """End those that wait, unless there was work since the last look."""
+        loop = self._loop()
+        self._is_watched = self._was_used and loop is not None
+        self._was_used = False
+        if self._is_watched and loop is not None:
+            loop.call_later(_PATIENCE, self._look, context=Context())
+        else:
+            self._waiting.clear()  # who loses the last reference to one ends it
 
 
 class Lane:
@@ -415,6 +555,7 @@ class Lane:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
+        self.workers = Workers(self._loop)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._since: float | None = None
         self._turnover = False
@@ -434,17 +575,37 @@ class Lane:
         self.running = (namespace, start)
         if watchdog.asleep:
             watchdog.wake()
-        current = getcurrent()
-        if strand.parent is not current:
-            strand.parent = current
         try:
-            if error is None:
-                return strand.switch(value) if strand.started else strand.begin()
-            return strand.throw(error)
+            return self._enter(strand, value, error)
         finally:
             self.running = outer
             namespace[DUE] = True
             step.cpu += _clock() - start
+
+    def _enter(self, strand: Strand, value: Any, error: BaseException | None) -> Any:
+        """Switch to ``strand``; returns what it asks for, or what it gave when it is dead."""
+        current = getcurrent()
+        worker = strand.worker
+        if worker is None:
+            if error is not None:
+                strand.dead = True  # it has not begun: there is nothing to throw the error into
+                raise error
+            worker = self.workers.hire(strand, current)
+        if worker.parent is not current:
+            worker.parent = current
+        try:
+            if error is None:
+                request = worker.switch(value)
+            else:
+                worker.is_fit = False
+                request = worker.throw(error)
+        except BaseException:
+            strand.dead, strand.worker = True, None
+            raise
+        if not strand.dead:
+            return request
+        self.workers.dismiss(worker, current)
+        return strand.result
 
     def is_full(self) -> bool:
         """True when this iteration of the loop has given its time away."""
@@ -514,14 +675,14 @@ class Watchdog:
         while True:
             pause = self._look()
             quiet = 0 if pause is not None else quiet + 1
-            if quiet > _QUIET_TICKS:
+            if quiet > _QUIET_LOOKS:
                 self._bell.clear()
                 self.asleep = True
                 if self._look() is None:
                     self._bell.wait()
                 self.asleep = False
-                quiet = 0
-            time.sleep(SLICE if pause is None else pause)
+                quiet, pause = 0, SLICE  # whoever woke it has just begun
+            time.sleep(_IDLE if pause is None else pause)
 
     def _look(self) -> float | None:
         """Flag slices that are over. Returns when to look again; None when nobody runs."""

@@ -58,11 +58,8 @@ class ToolFunction:
 
     def __init__(self, name: str, target: Any) -> None:
         self.__name__ = name
-        acall = getattr(target, "acall", None)
         #: Calls the tool itself; to be awaited on the loop's side.
-        self._acall: Callable[..., Awaitable[Any]] = (
-            acall if asyncio.iscoroutinefunction(acall) else functools.partial(call_user, target)
-        )
+        self._acall: Callable[..., Awaitable[Any]] = _way_to_call(target)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         step = current_step()
@@ -82,6 +79,13 @@ class ToolFunction:
 
     def __repr__(self) -> str:
         return f"<tool {self.__name__}>"
+
+
+def _way_to_call(target: Any) -> Callable[..., Awaitable[Any]]:
+    if hasattr(type(target), "begin_call"):
+        return target.begin_call  # type: ignore[no-any-return]
+    acall = getattr(target, "acall", None)
+    return acall if asyncio.iscoroutinefunction(acall) else functools.partial(call_user, target)
 
 
 def finish(value: Any) -> None:
@@ -106,6 +110,8 @@ def cleaned(error: BaseException, step: Step) -> BaseException:
         if not issubclass(base, Exception):
             base = RuntimeError
         clean = _made(base if base is cls else _named(cls.__name__, base), error)
+    if step.origins is None:
+        step.origins = {}
     step.origins[id(clean)] = (clean, error)
     return clean
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from manyhands.executors.local import policy
 from manyhands.executors.local.formatting import has_wide_number, is_plain_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.SetComp, ast.DictComp,
              ast.GeneratorExp, ast.JoinedStr)  # fmt: skip
@@ -14,6 +17,11 @@ MATCH_SELF = frozenset(
     ["bool", "bytearray", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"]
 )
 REPEATABLE = (ast.List, ast.Tuple, ast.ListComp, ast.JoinedStr)
+
+N = TypeVar("N", bound=ast.AST)
+
+LOAD = ast.Load()
+STORE = ast.Store()
 
 #: Nodes that give a value to what stands in their field ``name``.
 _NAMED = (ast.MatchAs, ast.MatchStar, ast.ExceptHandler, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -23,12 +31,29 @@ def calls(node: ast.AST) -> bool:
     return isinstance(node, (ast.Call, ast.Await, ast.Yield, ast.YieldFrom))
 
 
+def calls_inside(node: ast.AST) -> bool:
+    """True when evaluating ``node`` calls something."""
+    return any(map(calls, below(node)))
+
+
 def calls_per_element(node: Any) -> bool:
     """True when evaluating one element of a comprehension calls something."""
     first, *others = node.generators
     parts = [getattr(node, name) for name in ("elt", "key", "value") if hasattr(node, name)]
     parts += [*first.ifs, *(part for clause in others for part in (clause.iter, *clause.ifs))]
-    return any(calls(inner) for part in parts for inner in ast.walk(part))
+    return any(map(calls_inside, parts))
+
+
+def below(node: ast.AST) -> list[ast.AST]:
+    """``node`` and all nodes in it, in no order; ``ast.walk`` is three times as slow."""
+    found = [node]
+    for one in found:  # which grows meanwhile
+        for value in one.__dict__.values():
+            if isinstance(value, ast.AST):
+                found.append(value)
+            elif type(value) is list:
+                found += [item for item in value if isinstance(item, ast.AST)]
+    return found
 
 
 def where(node: ast.AST) -> dict[str, Any]:
@@ -39,6 +64,20 @@ def where(node: ast.AST) -> dict[str, Any]:
         "end_lineno": node.end_lineno,  # type: ignore[attr-defined]
         "end_col_offset": node.end_col_offset,  # type: ignore[attr-defined]
     }
+
+
+def located(kind: type[N], at: dict[str, Any], /, **fields: Any) -> N:
+    """A new node at a position; three times as fast as calling ``kind``, which looks at each field.
+
+    Args:
+        kind: The class of the node.
+        at: The position, from :func:`where`.
+        **fields: All fields of the node.
+    """
+    node = kind.__new__(kind)
+    fields.update(at)
+    node.__dict__ = fields
+    return node
 
 
 def bounded_operator(op: ast.operator, left: ast.expr, right: ast.expr) -> str | None:
@@ -128,19 +167,18 @@ def split_docstring(body: list[ast.stmt]) -> tuple[list[ast.stmt], list[ast.stmt
 
 def rebinds(function: ast.AST, name: str) -> bool:
     """True when anything inside gives ``name`` another value."""
-    return any(node is not function and name in _names_bound_by(node) for node in ast.walk(function))
+    for node in below(function):
+        bound = _BOUND.get(type(node))
+        if bound is not None and node is not function and name in bound(node):
+            return True
+    return False
 
 
-def _names_bound_by(node: ast.AST) -> list[str | None]:
-    """The names to which ``node`` itself gives a value."""
-    if isinstance(node, ast.Name):
-        return [] if isinstance(node.ctx, ast.Load) else [node.id]
-    if isinstance(node, (ast.Global, ast.Nonlocal)):
-        return [*node.names]
-    if isinstance(node, ast.MatchMapping):
-        return [node.rest]
-    if isinstance(node, ast.alias):
-        return [node.asname or node.name]
-    if isinstance(node, _NAMED):
-        return [node.name]
-    return []
+#: For each kind of node that gives a value to names: to which.
+_BOUND: dict[type[ast.AST], Callable[[Any], Sequence[str | None]]] = {
+    ast.Name: lambda node: () if isinstance(node.ctx, ast.Load) else (node.id,),
+    ast.alias: lambda node: (node.asname or node.name,),
+    ast.MatchMapping: lambda node: (node.rest,),
+    **dict.fromkeys((ast.Global, ast.Nonlocal), lambda node: node.names),
+    **dict.fromkeys(_NAMED, lambda node: (node.name,)),
+}
