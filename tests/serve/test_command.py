@@ -115,13 +115,6 @@ def test_the_first_command_works_without_a_key() -> None:
     assert command.process.returncode == 0
 
 
-def test_it_works_without_the_parser_in_c(tmp_path: Path) -> None:
-    (tmp_path / "httptools.py").write_text("raise ModuleNotFoundError(name='httptools')")
-    with running("--latency", "0.01", PYTHONPATH=f"{tmp_path}:{os.getcwd()}") as command:
-        status, run = command.ask("/v1/runs", {"task": "What is 17 * 23?", "wait": True})
-        assert (status, run["output"]) == (200, 391)
-
-
 @pytest.mark.parametrize("word", ["agents_here:both", "agents_here.py:both"])
 def test_agents_are_named_by_module_or_file(agents: Path, word: str) -> None:
     with running(word, cwd=agents) as command:

@@ -120,15 +120,6 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _parser() -> Any:
-    """Return what reads requests and frames answers: where it is installed, that in C."""
-    try:
-        from manyhands.serve.intake import BoundedProtocol
-    except ModuleNotFoundError:
-        return "h11"
-    return BoundedProtocol
-
-
 class Server(uvicorn.Server):
     """Uvicorn, except that a signal first lets runs finish; a second one ends them.
 
@@ -149,7 +140,8 @@ class Server(uvicorn.Server):
                 # Who asks is who is connected: anybody can write a header.
                 proxy_headers=False,
                 ws="none",
-                http=_parser(),
+                # The other parser takes headers without an end.
+                http="h11",
             )
         )
         self._service = app.state.service
