@@ -682,7 +682,10 @@ class Watchdog:
                     self._bell.wait()
                 self.asleep = False
                 quiet, pause = 0, SLICE  # whoever woke it has just begun
-            time.sleep(_IDLE if pause is None else pause)
+            if pause is None:
+                # One look may have come between two slices; only two mean that nobody computes.
+                pause = SLICE if quiet == 1 else _IDLE
+            time.sleep(pause)
 
     def _look(self) -> float | None:
         """Flag slices that are over. Returns when to look again; None when nobody runs."""
